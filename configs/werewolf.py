@@ -1,0 +1,112 @@
+"""Werewolf self-play: one small language model plays every seat and learns from who wins.
+
+    python -m omar_jax.main --config=configs/werewolf.py            the default, rule set `five`
+    python -m omar_jax.main --config=configs/werewolf.py:seven      rule set `omar`: 7 seats, 2 werewolves, doctor
+    python -m omar_jax.main --config=configs/werewolf.py:smoke      a minute's check that everything runs
+
+Any setting can be given on the command line, e.g. --config.ppo.learning_rate=1e-4.
+"""
+
+from ml_collections import ConfigDict
+
+PRESETS = ("", "seven", "smoke")
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """The whole configuration of a run. Raises ValueError for an unknown preset."""
+    if preset not in PRESETS:
+        names = ", ".join(name or "(empty)" for name in PRESETS)
+        raise ValueError(f"preset {preset!r} of configs/werewolf.py is unknown; it must be one of {names}")
+    config = ConfigDict()
+    config.preset = preset
+    config.seed = 0
+
+    config.environment = ConfigDict()
+    config.environment.name = "werewolf"
+    config.environment.rules = "five"  # a key of envs.werewolf.RULE_SETS
+    config.environment.legal_choices = True  # votes and night targets are sampled among the living names
+    config.environment.role_card = "private"  # or "cue": repeated in every question to the seat
+
+    config.model = ConfigDict()
+    config.model.folder = "embedded"  # or a folder with config.json, model.safetensors, tokenizer.json
+    config.model.remat = False  # recompute activations in the backward pass: slower, less memory
+
+    config.play = ConfigDict()
+    config.play.games = 256  # an iteration
+    config.play.temperature = 1.0
+    config.play.transcript_tokens = (320, 448)  # cache sizes; a longer game is cut and trains nothing
+    config.play.piece_tokens = 64
+    config.play.cue_tokens = 32
+    config.play.action_tokens = 24
+
+    config.layout = ConfigDict()
+    # (shared, seat, action, turn) sizes of a microbatch's arrays; a game goes to the first that fits.
+    config.layout.buckets = ((192, 224, 96, 16), (256, 320, 128, 24), (448, 640, 320, 40))
+
+    config.advantages = ConfigDict()
+    config.advantages.mode = "hierarchical"  # or "token", "turn", "return"
+    config.advantages.gamma_turn = 1.0
+    config.advantages.lambda_turn = 0.95
+    config.advantages.gamma_token = 1.0
+    config.advantages.lambda_token = 1.0
+    config.advantages.turn_value = "last"  # or "first"
+    config.advantages.whiten = "role"  # or "global", "none"
+    config.advantages.baseline_decay = 0.9  # of the role baselines of mode "return"
+
+    config.ppo = ConfigDict()
+    config.ppo.iterations = 30
+    config.ppo.epochs = 2
+    config.ppo.minibatch_games = 64
+    config.ppo.microbatch_games = 16
+    config.ppo.learning_rate = 8e-4
+    config.ppo.warmup_steps = 8
+    config.ppo.max_gradient_norm = 1.0
+    config.ppo.weight_decay = 0.0
+    config.ppo.clip_low = 0.2
+    config.ppo.clip_high = 0.2
+    config.ppo.value_clip = 0.0  # 0: not clipped
+    config.ppo.value_coefficient = 0.5
+    config.ppo.kl_coefficient = 0.005  # towards the cold-start policy
+    config.ppo.entropy_coefficient = 0.0
+
+    config.filter = ConfigDict()
+    config.filter.unfinished = True  # turns that ran out of tokens train nothing
+    config.filter.empty = True  # neither do turns without a word
+    config.filter.repeated_words = 4  # nor turns with that many words in a row the same or a phrase repeated; 0: off
+
+    config.cold_start = ConfigDict()
+    config.cold_start.train = False  # True: make a cold start anew instead of taking model.folder's weights
+    config.cold_start.games = 24576
+    config.cold_start.games_at_once = 1024
+    config.cold_start.minibatch_games = 32
+    config.cold_start.learning_rate = 3e-3
+    config.cold_start.warmup_steps = 50
+    config.cold_start.weight_decay = 0.01
+    config.cold_start.value_coefficient = 0.1
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5  # iterations
+    config.checkpoint.keep = 3
+
+    config.arena = ConfigDict()
+    config.arena.games = 1024  # a side and line-up, at the end; 0: no table
+    config.arena.seed = 1_000_000
+
+    config.log = ConfigDict()
+    config.log.episodes_every = 5  # iterations whose games are written in full; 0: never
+
+    if preset == "seven":
+        config.environment.rules = "omar"
+        config.play.transcript_tokens = (448, 768)
+        config.layout.buckets = ((320, 448, 192, 32), (448, 640, 256, 48), (768, 1152, 576, 80))
+    if preset == "smoke":
+        config.play.games = 16
+        config.play.transcript_tokens = (448,)
+        config.layout.buckets = ((448, 640, 320, 40),)
+        config.ppo.iterations = 3
+        config.ppo.minibatch_games = 8
+        config.ppo.microbatch_games = 8
+        config.checkpoint.every = 1
+        config.arena.games = 32
+        config.log.episodes_every = 1
+    return config

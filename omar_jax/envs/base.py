@@ -1,0 +1,89 @@
+"""What every environment and every player is: the contract between games and whoever plays them.
+
+The life of a game: `reset(seed)` deals a state, `step(state, {})` opens the game, and from then on each step
+gets the texts of exactly the seats it asked, tells everybody (`public`) and single seats (`private`) what
+happened, and asks the next seats, until a step carries rewards.
+
+States are frozen and all chance comes from the seed and the step's number, so a game replays exactly from its
+seed and its actions, and resumes from any state.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """A question to one seat.
+
+    Attributes:
+      cue: the question, seen by this seat alone and only while it answers.
+      max_tokens: most tokens the answer may have.
+      options: the answers allowed, or None for free text.
+    """
+
+    cue: str
+    max_tokens: int
+    options: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one step of a game did.
+
+    Attributes:
+      state: the state after it.
+      public: what everybody reads: lines parted by newlines, none at the end; "" if nothing.
+      private: what single seats read after that, by seat.
+      asks: who is to act next. All of them act at once, without hearing one another.
+      rewards: each seat's reward when the game is over, None exactly as long as it is not.
+      events: counts of what happened in this step, for metrics; summed over a game.
+    """
+
+    state: Any
+    public: str = ""
+    private: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    asks: Mapping[int, Ask] = dataclasses.field(default_factory=dict)
+    rewards: Mapping[int, float] | None = None
+    events: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Environment(Protocol):
+    """A game for a fixed number of seats.
+
+    Attributes:
+      num_seats: how many play (P).
+      seat_names: [P] what the players call one another.
+      role_names: every role that may occur, in a fixed order (for numbering).
+    """
+
+    num_seats: int
+    seat_names: tuple[str, ...]
+    role_names: tuple[str, ...]
+
+    def reset(self, seed: int) -> Any:
+        """Deals a new game; the same seed deals the same game."""
+        ...
+
+    def step(self, state: Any, actions: Mapping[int, str]) -> Step:
+        """Plays the asked seats' texts. Raises ValueError if other seats act than were asked."""
+        ...
+
+    def roles(self, state: Any) -> tuple[str, ...]:
+        """[P] each seat's role."""
+        ...
+
+    def team(self, role: str) -> str:
+        """The side a role wins with."""
+        ...
+
+
+class Player(Protocol):
+    """Somebody who answers asks: a script, a person, a model."""
+
+    def act(self, env: Environment, state: Any, seat: int, ask: Ask, rng: np.random.Generator) -> str:
+        """The seat's answer. Honest players read no more of the state than the seat may know."""
+        ...

@@ -1,0 +1,245 @@
+"""All wording of the Werewolf game: what the moderator says, what is asked, what scripted players say.
+
+Phrasing is short and regular on purpose: models of a third of a million parameters learn it. `parse_claims`
+reads the other way, from what a player said to what was claimed, for metrics and for scripted players.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+NAMES = (
+    "Alice",
+    "Bob",
+    "Carol",
+    "David",
+    "Emma",
+    "Frank",
+    "Grace",
+    "Henry",
+    "Iris",
+    "Jack",
+    "Kate",
+    "Leo",
+)
+
+NOBODY = "nobody"  # the witch's choice to do nothing
+NOBODY_DIED = "Nobody died."
+NOBODY_OUT = "Nobody is out."
+
+QUESTIONS: Mapping[str, str] = {
+    "speech": "What do you say?",
+    "vote": "Who should be voted out?",
+    "chat": "What do you say to your partner?",
+    "kill": "Whom do you kill?",
+    "look": "Whom do you look at?",
+    "protect": "Whom do you protect?",
+    "witch": "What do you do?",
+    "hunt": "Whom do you take along?",
+}
+
+
+def name_of(seat: int | None) -> str | None:
+    """A seat's name; None of None."""
+    return None if seat is None else NAMES[seat]
+
+
+def with_article(role: str) -> str:
+    """ "a werewolf", "a villager", but "the seer": powers are unique."""
+    return f"a {role}" if role in ("werewolf", "villager") else f"the {role}"
+
+
+def opening(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    """Roster and rules, about 45 words; counts are the number of seats by role, without zeros."""
+    roles = ", ".join(f"{n} {role if n == 1 else plural(role)}" for role, n in counts.items())
+    return (
+        f"Players: {', '.join(names)}. Roles: {roles}.\n"
+        "At night the werewolves kill. By day all talk, then vote one player out. The village wins when no "
+        "werewolf lives. The werewolves win when they are at least half."
+    )
+
+
+def plural(role: str) -> str:
+    """The role's plural."""
+    return "werewolves" if role == "werewolf" else f"{role}s"
+
+
+def role_card(name: str, role: str, partners: Sequence[str]) -> str:
+    """A seat's secret; partners are the other werewolves' names for a werewolf, else empty."""
+    card = f"You are {name}, {with_article(role)}."
+    if not partners:
+        return card
+    return f"{card} Your {'partner is' if len(partners) == 1 else 'partners are'} {' and '.join(partners)}."
+
+
+def cue(name: str, role: str, task: str) -> str:
+    """The question of a task, always with name and role, which spares small models the looking up."""
+    return f"{name}, you are {with_article(role)}. {QUESTIONS[task]}"
+
+
+def utterance(name: str, text: str) -> str:
+    """One line of talk; `text` is clean (see `clean`)."""
+    return f"{name}: {text}" if text else f"{name} says nothing."
+
+
+def clean(text: str) -> str:
+    """Free text on one line, so that no player can forge a line of another or of the moderator."""
+    return " ".join(text.split())
+
+
+def vote(name: str, target: str | None) -> str:
+    """A vote as announced; None is an abstention."""
+    return f"{name} votes for {target}." if target else f"{name} abstains."
+
+
+def chooses(name: str, target: str | None) -> str:
+    """A werewolf's choice as told to the next werewolf."""
+    return f"{name} chooses {target}." if target else f"{name} chooses nobody."
+
+
+def death(name: str, kind: str, revealed: str) -> str:
+    """A death as announced; kind is "out", "killed" or "taken", revealed a role, "innocent" or ""."""
+    happened = {"out": "is out", "killed": "was killed", "taken": "is taken along by the hunter"}[kind]
+    return f"{name} {happened}." + (f" {name} was {_described(revealed)}." if revealed else "")
+
+
+def _described(found: str) -> str:
+    return found if found == "innocent" else with_article(found)
+
+
+def finding(name: str, found: str) -> str:
+    """What the seer learns; found is a role or "innocent"."""
+    return f"You looked at {name}. {name} is {_described(found)}."
+
+
+def attacked(name: str) -> str:
+    """What the witch is told while she can save."""
+    return f"The werewolves attack {name} tonight."
+
+
+def attack_failed(name: str) -> str:
+    """What the werewolves are told."""
+    return f"You attacked {name}. {name} lives."
+
+
+def protected(name: str) -> str:
+    """What the doctor is told."""
+    return f"You protected {name}."
+
+
+def save(name: str) -> str:
+    """A choice of the witch."""
+    return f"save {name}"
+
+
+def poison(name: str) -> str:
+    """A choice of the witch."""
+    return f"poison {name}"
+
+
+def potion_used(choice: str) -> str:
+    """What the witch is told of her choice."""
+    power, name = choice.split()
+    return f"You {'saved' if power == 'save' else 'poisoned'} {name}."
+
+
+def witch_choice(answer: str, choices: tuple[str, ...]) -> str | None:
+    """The choice that free text names ("I will poison Bob"), or None."""
+    if answer in choices:
+        return answer
+    words = answer.lower()
+    saves = [choice for choice in choices if choice.startswith("save ")]
+    if "save" in words and saves:
+        return saves[0]
+    if "poison" in words:
+        names = tuple(choice.removeprefix("poison ") for choice in choices if choice.startswith("poison "))
+        name = first_name(answer, names)
+        return poison(name) if name else None
+    return NOBODY if NOBODY in words else None
+
+
+def victory(winner: str | None) -> str:
+    """The last line of a game; None is a draw."""
+    return {"village": "The village wins.", "werewolves": "The werewolves win.", None: "Nobody wins."}[winner]
+
+
+# What scripted players say: variants of one meaning, to be drawn from uniformly. At most 12 words each.
+SEER_ACCUSES = ("I am the seer. {target} is a werewolf.", "I am the seer. I saw it. {target} is a werewolf.")
+SEER_CLEARS = ("I am the seer. {target} is innocent.", "I am the seer. I saw it. {target} is innocent.")
+ACCUSES = ("I think {target} is a werewolf.", "I suspect {target}.")
+BELIEVES = ("I believe {claimant}. {target} is a werewolf.",)
+TRUSTS = ("I trust {target}.", "I think {target} is innocent.")
+PLEADS = ("I am a villager. Please do not vote for me.",)
+SMALL_TALK = (
+    "I am not sure yet.",
+    "I have nothing to say yet.",
+    "Let us be careful.",
+    "Let us hear the others first.",
+    "We must find the werewolves.",
+    "Who is the seer?",
+)
+CHAT = ("Let us kill {target}.",)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something claimed aloud.
+
+    Attributes:
+      kind: "seer" (to be the seer), "accuse", "clear" (somebody else), "plead" (for oneself).
+      target: the name accused or cleared, else None.
+    """
+
+    kind: str
+    target: str | None = None
+
+
+@functools.cache
+def _claim_patterns(names: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    name = rf"(?P<target>{'|'.join(map(re.escape, names))})"
+    negation = r"(?<!not )(?<!n't )(?<!never )"
+    wolf = r"(?:(?:a|the|one of the) )?(?:were)?(?:wolf|wolves)"
+    patterns = (
+        ("seer", r"\bI(?: am|'m) (?:the|a) seer\b"),
+        ("accuse", rf"\b{name} (?:is|must be|may be|might be|could be|looks like|seems to be) {wolf}\b"),
+        ("accuse", rf"\bI (?:suspect|accuse) {name}\b"),
+        ("accuse", rf"\b{negation}vote (?:for|out|against) {name}\b"),
+        ("clear", rf"\b{name} (?:is|must be|seems|looks) (?:innocent|good|safe|clear|a villager)\b"),
+        ("clear", rf"\b{name} (?:is not|isn't) {wolf}\b"),
+        ("clear", rf"\bI trust {name}\b"),
+        ("plead", r"\b(?:do not|don't) vote (?:for|out|against) me\b"),
+    )
+    return tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in patterns)
+
+
+@functools.lru_cache(maxsize=65536)
+def _claims(speaker_text: str, names: tuple[str, ...]) -> tuple[Claim, ...]:
+    found = []
+    for kind, pattern in _claim_patterns(names):
+        for match in pattern.finditer(speaker_text):
+            target = match.groupdict().get("target")
+            found.append((match.start(), Claim(kind, _as_written(target, names) if target else None)))
+    return tuple(claim for _, claim in sorted(found, key=lambda pair: pair[0]))
+
+
+def parse_claims(speaker_text: str, names: tuple[str, ...]) -> list[Claim]:
+    """The claims an utterance makes about these names, in the order they are made."""
+    return list(_claims(speaker_text, names))
+
+
+@functools.cache
+def _name_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b", re.IGNORECASE)
+
+
+def first_name(text: str, names: tuple[str, ...]) -> str | None:
+    """The first of these names that occurs in the text as a word, or None."""
+    if text in names:
+        return text
+    match = _name_pattern(names).search(text) if names else None
+    return _as_written(match.group(), names) if match else None
+
+
+def _as_written(found: str, names: tuple[str, ...]) -> str:
+    return next(name for name in names if name.lower() == found.lower())

@@ -1,0 +1,145 @@
+"""A run on one page: cold start, then play, score, advantages, update, again and again; at the end, the arena.
+
+    python -m omar_jax.main --config=configs/werewolf.py
+
+The same command continues an interrupted run. What it leaves in --workdir is listed in docs/design.md.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from omar_jax import advantages, arena, experiment, layout, metrics, runtime, train_state, update
+from omar_jax.checkpoint import Checkpoints
+from omar_jax.console import Console
+from omar_jax.rollout import Game, environment_seed
+from omar_jax.turn_filter import filter_turns
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "What to train, file:preset.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Default: runs/<config>-<preset>.")
+
+
+def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
+    """Trains to the last iteration or until it is asked to stop, continuing what `workdir` holds; then the arena."""
+    ################################## Build ##################################
+    compilations = metrics.CompilationCounter()
+    run = experiment.build(config)
+    learner, plan, roles = run.learner, run.plan, run.env.role_names
+    reference = run.cold_start_params(workdir / "cold_start", console)
+    state = train_state.create(jax.tree.map(jax.numpy.copy, reference), learner.optimizer)
+    baselines = jax.numpy.zeros(len(roles))
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, console.line)
+    start = 0
+    if restored := checkpoints.restore_latest({"state": state, "baselines": baselines}):
+        start, saved, _ = restored
+        state, baselines = saved["state"], saved["baselines"]
+    writer = metrics.MetricsWriter(workdir, start)
+
+    def save(iterations_done):
+        counters = {"iterations_done": iterations_done}
+        checkpoints.save(iterations_done, {"state": state, "baselines": baselines}, counters)
+
+    if not restored:
+        save(0)
+    console.line(f"{workdir}: {'continuing after' if start else 'starting at'} iteration {start}; compiling ...")
+    run.rollout.sampler.warm_up(reference)
+    learner.warm_up(reference, plan)
+
+    for iteration in range(start, config.ppo.iterations):
+        ################################## Play ##################################
+        key = jax.random.fold_in(jax.random.key(config.seed), iteration)
+        first = iteration * config.play.games
+        games = [
+            Game(game, environment_seed(config.seed, game), lambda dealt: [0] * len(dealt))
+            for game in range(first, first + config.play.games)
+        ]
+        try:
+            with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
+                episodes, cost = run.rollout.play(
+                    games, [state.params], key, config.play.temperature, progress
+                )
+        except runtime.StopRequested:
+            save(iteration)
+            checkpoints.close()
+            console.line(f"stopped and saved after {iteration} iterations; the same command continues")
+            return
+
+        ################################# Score ##################################
+        clock = time.perf_counter()
+        episodes = [filter_turns(episode, run.chat.end, run.turn_filter) for episode in episodes]
+        fitting = [e for e in episodes if e.rewards is not None and layout.sizes(e).fits(plan.buckets[-1])]
+        batch = plan.pack(fitting, roles)
+        reference_log_probs = learner.reference_log_probs(
+            reference, plan, fitting, batch, config.play.temperature
+        )
+        scored = time.perf_counter()
+
+        ############################### Advantages ###############################
+        computed = advantages.compute_whitened(batch, run.advantages, len(roles), baselines)
+        baselines = advantages.next_baselines(
+            batch, baselines, len(roles), config.advantages.baseline_decay
+        )
+        computed = jax.device_get(computed)
+        targets = update.Targets(computed.advantages, computed.targets, computed.mask, reference_log_probs)
+
+        ################################# Update #################################
+        order = np.random.default_rng((config.seed, iteration))
+        minibatches = (
+            minibatch
+            for _ in range(config.ppo.epochs)
+            for minibatch in plan.minibatches(fitting, batch, targets, order)
+        )
+        state, numbers = learner.update(state, minibatches, config.play.temperature)
+        updated = time.perf_counter()
+
+        ################################# Write ##################################
+        numbers |= metrics.game_metrics(episodes, run.env.team)
+        numbers |= {
+            "critic/explained_variance": update.explained_variance(batch, targets),
+            "game/oversize_share": 1 - len(fitting) / len(episodes),
+            "play/idle_share": cost.idle_game_slots / max(cost.game_slots, 1),
+            "time/play": cost.seconds,
+            "time/host": cost.host_seconds,
+            "time/score": scored - clock,
+            "time/update": updated - scored,
+            "time/games_per_second": len(games) / cost.seconds,
+            "time/tokens_per_second": cost.action_tokens / cost.seconds,
+            "time/update_games_per_second": config.ppo.epochs * len(games) / (updated - scored),
+            "compilations": compilations.count,
+        }
+        writer.write(iteration, numbers)
+        console.iteration(iteration, numbers)
+        last = iteration + 1 == config.ppo.iterations
+        if config.log.episodes_every and (iteration % config.log.episodes_every == 0 or last):
+            metrics.write_episodes(workdir, iteration, run.records(fitting, batch, computed))
+        if (iteration + 1) % config.checkpoint.every == 0 or last:
+            save(iteration + 1)
+    checkpoints.close()
+
+    ################################## Arena ##################################
+    if config.arena.games:
+        arena.report(run.rollout, state.params, reference, config, workdir, console, stop)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags, trains, and puts what the user can mend into one line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    config, console = CONFIG.value, Console()
+    try:
+        workdir = experiment.prepare_workdir(config, WORKDIR.value, config_flags.get_config_filename(flags.FLAGS["config"]))
+        train(config, workdir, console, runtime.Stop())
+    except experiment.USER_ERRORS as error:
+        sys.exit(f"omar_jax: {error}")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    runtime.keep_freed_memory()
+    runtime.remember_compilations()
+    app.run(main)

@@ -1,0 +1,143 @@
+"""A decoder-only transformer whose attention is given by the caller.
+
+The life of a token: embedding, then per layer normalise -> project to query, key, value -> rotate by position ->
+`attend` -> project back, and a gated MLP, each added to the residual stream; a last norm. What a token may see
+is not known here: `attend(layer, query, key, value)` says it, and returns next to its output what its caller wants
+kept of the layer (an updated cache, or nothing). So training on two streams (`model.attention`), extending a cache
+and speaking a turn (`model.cache`) are functions around the same weights.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from omar_jax.model.config import DecoderConfig
+
+# (layer, query [..., L, K, G, h], key [..., L, K, h], value like key) -> (output like query, what to keep)
+Attend = Callable[[int, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+def rotary_table(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of rotary angles, [..., L, head_dim / 2] each, for positions [..., L] (arXiv 2104.09864)."""
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates heads x [..., L, (heads...), head_dim], first half paired with second, as Hugging Face does."""
+    heads = (1,) * (x.ndim - table[0].ndim)
+    cos, sin = (t.reshape(*t.shape[:-1], *heads, t.shape[-1]) for t in table)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32 (arXiv 1910.07467)."""
+
+    epsilon: float
+    unit_offset: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        weight = self.param("weight", init, (x.shape[-1],)) + (1.0 if self.unit_offset else 0.0)
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return (normed * weight).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """One layer: attention and gated MLP. Returns the new residual stream and what `attend` keeps."""
+
+    config: DecoderConfig
+    layer: int
+
+    @nn.compact
+    def __call__(self, x, rotary, attend: Attend):
+        c = self.config
+
+        def norm(name):
+            return RMSNorm(c.norm_epsilon, c.unit_offset_norm, name=name)
+
+        def project(size, name, bias=False):
+            return nn.Dense(size, use_bias=bias, name=name, kernel_init=nn.initializers.normal(c.width**-0.5))
+
+        def after(name):
+            return norm(name) if c.sandwich_norm else lambda y: y
+
+        y = norm("attention_norm")(x)
+        query = project(c.heads * c.head_dim, "query", c.qkv_bias)(y)
+        key = project(c.kv_heads * c.head_dim, "key", c.qkv_bias)(y)
+        value = project(c.kv_heads * c.head_dim, "value", c.qkv_bias)(y)
+        query = query.reshape(*x.shape[:-1], c.kv_heads, c.heads // c.kv_heads, c.head_dim)
+        key = key.reshape(*x.shape[:-1], c.kv_heads, c.head_dim)
+        value = value.reshape(key.shape)
+        if c.qk_norm:
+            query, key = norm("query_norm")(query), norm("key_norm")(key)
+        query, key = rotate(query, rotary), rotate(key, rotary)
+        scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+        heard, kept = attend(self.layer, query * scale, key, value)
+        heard = heard.reshape(*x.shape[:-1], c.heads * c.head_dim)
+        x = x + after("attention_out_norm")(project(c.width, "out")(heard))
+
+        y = norm("mlp_norm")(x)
+        activate = nn.silu if c.activation == "silu" else lambda z: nn.gelu(z, approximate=True)
+        hidden = activate(project(c.mlp_width, "gate")(y)) * project(c.mlp_width, "up")(y)
+        down = nn.Dense(
+            c.width, use_bias=False, name="down", kernel_init=nn.initializers.normal(c.mlp_width**-0.5)
+        )
+        return x + after("mlp_out_norm")(down(hidden)), kept
+
+
+class Decoder(nn.Module):
+    """The transformer with its vocabulary and value heads.
+
+    `__call__` gives hidden states; `logits` and `value` read them at the few places where they are needed.
+    """
+
+    config: DecoderConfig
+    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+
+    def setup(self):
+        c = self.config
+        init = nn.initializers.normal(c.width**-0.5)
+        self.embedding = self.param("embedding", init, (c.vocabulary, c.width))
+        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        self.blocks = [block(c, layer, name=f"block_{layer}") for layer in range(c.layers)]
+        self.final_norm = RMSNorm(c.norm_epsilon, c.unit_offset_norm)
+        if not c.tied_embeddings:
+            self.unembedding = self.param("unembedding", init, (c.vocabulary, c.width))
+        # Zeros, so that an untrained critic says 0 and not noise.
+        self.value_head = nn.Dense(1, kernel_init=nn.initializers.zeros, name="value_head")
+
+    def __call__(self, tokens: jax.Array, positions: jax.Array, attend: Attend):
+        """Tokens and positions [..., L] -> (hidden [..., L, D], what `attend` kept of each layer)."""
+        c = self.config
+        x = self.embedding[tokens]
+        if c.embedding_scale:
+            x = x * jnp.asarray(c.width**0.5, x.dtype)
+        tables = {c.theta(i): rotary_table(positions, c.head_dim, c.theta(i)) for i in range(c.layers)}
+        kept = []
+        for layer, block in enumerate(self.blocks):
+            x, kept_here = block(x, tables[c.theta(layer)], attend)
+            kept.append(kept_here)
+        return self.final_norm(x), kept
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Hidden [..., D] -> float32 vocabulary logits [..., V]."""
+        table = self.embedding if self.config.tied_embeddings else self.unembedding
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+    def value(self, hidden: jax.Array) -> jax.Array:
+        """Hidden [..., D] -> float32 values [...]: the critic."""
+        return self.value_head(hidden)[..., 0].astype(jnp.float32)
+
+    def init_all(self, tokens, positions, attend):
+        """Touches every parameter; for `init` only."""
+        hidden, _ = self(tokens, positions, attend)
+        return self.logits(hidden), self.value(hidden)

@@ -1,0 +1,297 @@
+"""Two jitted calls that play: `extend` writes what was said into the cache, `decode` lets all asked seats speak.
+
+The life of a turn in `decode`: its cue is read in one pass (right-aligned, so that every turn of the batch writes
+the same branch slot from then on), a first token is sampled, and a while loop reads it and samples the next until
+every asked seat has ended its turn or used up its tokens. The cache of the past is read-only all the while.
+
+    branch slot   0 ............. Q            Q + J
+    turn          . . cue cue cue action action . .
+
+Every random number is fold_in(key, game, turn, token), so a game's words depend on neither its neighbours in the
+batch nor on the order of play. Shapes come from short lists (`Shapes`), so that nothing compiles after warm-up.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omar_jax.losses import IMPOSSIBLE
+from omar_jax.model import cache as kv
+from omar_jax.model.decoder import Decoder
+from omar_jax.types import PADDING, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The sizes that play is compiled for.
+
+    Attributes:
+      games: batch sizes, descending; the batch shrinks to the next as games finish.
+      transcript: cache sizes in tokens a game, ascending; the cache grows to the next as games go on.
+      piece: tokens a game written by one `extend`; longer pieces take several.
+      cue: longest cue in tokens.
+      action: longest action in tokens, its end included.
+      asked: numbers of turns a game spoken at once, ascending; the last is the number of seats.
+      legal_nodes, legal_width: size of a legal-choice table, see `LegalTable`.
+    """
+
+    games: tuple[int, ...]
+    transcript: tuple[int, ...]
+    piece: int
+    cue: int
+    action: int
+    asked: tuple[int, ...]
+    legal_nodes: int
+    legal_width: int
+
+
+class Ask(NamedTuple):
+    """The turns to be spoken: A a game, in N games. Rows nobody was asked for have limit 0."""
+
+    cue: Any  # [N, A, Q] int32, right-aligned
+    cue_count: Any  # [N, A] int32
+    seat: Any  # [N, A] int32
+    position: Any  # [N, A] int32: position of the cue's first token
+    limit: Any  # [N, A] int32: most action tokens
+    game: Any  # [N] int32: the game's number, for its random numbers
+    turn: Any  # [N, A] int32: a number that no two turns of a game share, likewise
+    legal: Any  # [N, A] bool: decoded along the choice table
+    legal_tokens: Any  # [N, A, M, O] int32: at choice node m, the ids allowed next, PADDING-filled
+    legal_next: Any  # [N, A, M, O] int32: the node each leads to
+
+
+class Spoken(NamedTuple):
+    """What the asked seats said: J action tokens at most, `count` of them valid."""
+
+    tokens: Any  # [N, A, J] int32
+    log_probs: Any  # [N, A, J] float32, under the sampling distribution
+    values: Any  # [N, A, J] float32, read where the token's logits were read
+    count: Any  # [N, A] int32
+
+
+class LegalTable(NamedTuple):
+    """A choice as a walk over token ids: from node 0, each id leads to a node; the end-of-turn id closes it."""
+
+    tokens: np.ndarray  # [M, O] int32, PADDING-filled
+    next: np.ndarray  # [M, O] int32
+
+    @staticmethod
+    def build(options: tuple[tuple[int, ...], ...], nodes: int, width: int) -> "LegalTable":
+        """The table of options given as token ids, each ending with the end-of-turn id.
+
+        Raises:
+          ValueError: the options need more than `nodes` nodes or `width` branches.
+        """
+        tokens, following, children = [[]], [[]], [{}]
+        for option in options:
+            node = 0
+            for token in option:
+                if token not in children[node]:
+                    children[node][token] = len(children)
+                    tokens[node].append(token)
+                    following[node].append(len(children))
+                    children.append({})
+                    tokens.append([])
+                    following.append([])
+                node = children[node][token]
+        if len(tokens) > nodes or max(map(len, tokens)) > width:
+            raise ValueError(
+                f"{len(options)} options need a table of {len(tokens)} x {max(map(len, tokens))}, "
+                f"the sampler's is {nodes} x {width}"
+            )
+        table = LegalTable(*(np.full((nodes, width), fill, np.int32) for fill in (PADDING, 0)))
+        for node, (ids, to) in enumerate(zip(tokens, following, strict=True)):
+            table.tokens[node, : len(ids)] = ids
+            table.next[node, : len(to)] = to
+        return table
+
+
+def nothing_said(num_games: int, shapes: Shapes) -> kv.Piece:
+    """An empty piece (numpy), to be filled in."""
+    size = (num_games, shapes.piece)
+    return kv.Piece(
+        tokens=np.zeros(size, np.int32),
+        owner=np.full(size, kv.EMPTY, np.int32),
+        positions=np.zeros(size, np.int32),
+        count=np.zeros(num_games, np.int32),
+    )
+
+
+def nobody_asked(num_games: int, asked: int, shapes: Shapes) -> Ask:
+    """Questions to nobody (numpy), to be filled in."""
+
+    def zeros(*size):
+        return np.zeros((num_games, asked, *size), np.int32)
+
+    table = (shapes.legal_nodes, shapes.legal_width)
+    return Ask(
+        cue=zeros(shapes.cue),
+        cue_count=zeros(),
+        seat=zeros(),
+        position=zeros(),
+        limit=zeros(),
+        game=np.zeros(num_games, np.uint32),
+        turn=zeros(),
+        legal=zeros().astype(bool),
+        legal_tokens=zeros(*table) + PADDING,
+        legal_next=zeros(*table),
+    )
+
+
+def _draw(logits, uniform):
+    """One sample a row by inverting the cumulative distribution: logits [..., V], uniform [...] -> ids [...].
+
+    A single uniform number a token is much cheaper than V Gumbel ones. Only ids of positive probability can be
+    drawn: the cumulative sum rises strictly at the one found.
+    """
+    cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=-1), axis=-1)
+    threshold = uniform * cumulative[..., -1]
+    # Rounding may put the threshold on the total itself; the last id that rises is then meant.
+    below = (cumulative <= threshold[..., None]) & (cumulative < cumulative[..., -1:])
+    return below.sum(axis=-1)
+
+
+def _sample(logits, uniform, ask: Ask, node, temperature):
+    """One token a turn. -> (token, log_prob, next node), each [N, A]."""
+    logits = logits / temperature
+    free = _draw(logits, uniform)
+    free_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), free[..., None], axis=-1)[..., 0]
+
+    at_node = node[..., None, None]
+    allowed = jnp.take_along_axis(ask.legal_tokens, at_node, axis=2)[:, :, 0]  # [N, A, O]
+    following = jnp.take_along_axis(ask.legal_next, at_node, axis=2)[:, :, 0]
+    choice_logits = jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=-1)
+    choice_logits = jnp.where(allowed != PADDING, choice_logits, IMPOSSIBLE)
+    choice = _draw(choice_logits, uniform)[..., None]
+
+    def chosen(x):
+        return jnp.take_along_axis(x, choice, axis=-1)[..., 0]
+
+    token = jnp.where(ask.legal, chosen(allowed), free)
+    log_prob = jnp.where(ask.legal, chosen(jax.nn.log_softmax(choice_logits, axis=-1)), free_log_prob)
+    return token, log_prob, chosen(following)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """The jitted calls of one model.
+
+    Attributes:
+      model: the decoder.
+      end: the id that ends a turn.
+      shapes: what play is compiled for.
+    """
+
+    model: Decoder
+    end: int
+    shapes: Shapes
+
+    def warm_up(self, params: Params) -> None:
+        """Compiles every combination of shapes that play may come to, so that no iteration waits for one."""
+        shapes, key, temperature = self.shapes, jax.random.key(0), jnp.float32(1.0)
+        for num_games in shapes.games:
+            cache = self.empty(num_games)
+            for room in shapes.transcript:
+                cache = self.grow(cache, room) if room > cache.room else cache
+                cache = self.extend(params, cache, nothing_said(num_games, shapes))
+                for asked in shapes.asked:
+                    self.decode(params, cache, nobody_asked(num_games, asked, shapes), key, temperature)
+                for fewer in shapes.games:
+                    if fewer < num_games:
+                        self.take(cache, np.zeros(fewer, np.int64))
+
+    def empty(self, num_games: int) -> kv.Cache:
+        """The cache of games not yet begun."""
+        return kv.empty(self.model.config, num_games, self.shapes.transcript[0])
+
+    @functools.partial(jax.jit, static_argnums=(0, 2))
+    def grow(self, cache: kv.Cache, room: int) -> kv.Cache:
+        """The cache with room for `room` tokens a game."""
+        return kv.grow(cache, room)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def take(self, cache: kv.Cache, games: jax.Array) -> kv.Cache:
+        """The cache of the games at rows `games` [M]."""
+        return kv.take(cache, games)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+    def extend(self, params: Params, cache: kv.Cache, piece: kv.Piece) -> kv.Cache:
+        """Writes a piece of each game's conversation into the (donated) cache."""
+        marked = kv.write_metadata(cache, piece)
+        attend = kv.extending(self.model.config, cache, marked, piece)
+        _, kept = self.model.apply(params, piece.tokens, piece.positions, attend)
+        return marked._replace(keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def decode(
+        self, params: Params, cache: kv.Cache, ask: Ask, key: jax.Array, temperature: jax.Array
+    ) -> Spoken:
+        """Lets every asked seat of every game speak its turn.
+
+        Args:
+          params: the policy.
+          cache: what was said so far.
+          ask: who is asked what.
+          key: of this iteration's play.
+          temperature: scalar array; logits are divided by it.
+        """
+        config, num_cue, num_action = self.model.config, ask.cue.shape[2], self.shapes.action
+        room = num_cue + num_action
+        rows = jax.vmap(lambda game, turns: jax.vmap(lambda t: jax.random.fold_in(game, t))(turns))(
+            jax.vmap(lambda game: jax.random.fold_in(key, game))(ask.game), ask.turn
+        )
+        slot = jnp.arange(room)
+        first_slot = num_cue - ask.cue_count[..., None]  # [N, A, 1]
+        branch_positions = ask.position[..., None] + slot - first_slot  # [N, A, B]
+
+        def read(branches, tokens, written):
+            """Reads Q tokens of every turn at branch slot `written`; logits and value after the last."""
+            at = written + jnp.arange(tokens.shape[2])
+            visible = (slot >= first_slot)[:, :, None, :] & (slot <= at[:, None])
+            positions = ask.position[..., None] + at - first_slot
+            attend = kv.speaking(
+                config, cache, branches, ask.seat, positions, written, visible, branch_positions
+            )
+            hidden, kept = self.model.apply(params, tokens, positions, attend)
+            logits = self.model.apply(params, hidden[:, :, -1], method="logits")
+            value = self.model.apply(params, hidden[:, :, -1], method="value")
+            return kv.Branches(tuple(k for k, _ in kept), tuple(v for _, v in kept)), logits, value
+
+        def speak(j, logits, value, node, over, spoken):
+            """Samples token j of every turn that is not over and notes it down."""
+            uniform = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, j))))(rows)
+            token, log_prob, node = _sample(logits, uniform, ask, node, temperature)
+
+            def note(row, new):
+                new = jnp.where(over, 0, new)[..., None].astype(row.dtype)
+                return jax.lax.dynamic_update_slice_in_dim(row, new, j, 2)
+
+            spoken = Spoken(
+                tokens=note(spoken.tokens, token),
+                log_probs=note(spoken.log_probs, log_prob),
+                values=note(spoken.values, value),
+                count=spoken.count + ~over,
+            )
+            return node, over | (token == self.end) | (j + 1 >= ask.limit), spoken
+
+        def more(carry):
+            j, _, _, over, _ = carry
+            return (j < num_action) & ~over.all()
+
+        def step(carry):
+            j, branches, node, over, spoken = carry
+            last = jax.lax.dynamic_slice_in_dim(spoken.tokens, j - 1, 1, 2)
+            branches, logits, value = read(branches, last, num_cue + j - 1)
+            return j + 1, branches, *speak(j, logits, value, node, over, spoken)
+
+        shape = ask.seat.shape
+        branches = kv.empty_branches(config, *shape, room)
+        branches, logits, value = read(branches, ask.cue, 0)
+        nothing = jnp.zeros((*shape, num_action))
+        spoken = Spoken(nothing.astype(jnp.int32), nothing, nothing, jnp.zeros(shape, jnp.int32))
+        state = speak(0, logits, value, jnp.zeros(shape, jnp.int32), ask.limit == 0, spoken)
+        return jax.lax.while_loop(more, step, (jnp.int32(1), branches, *state))[-1]

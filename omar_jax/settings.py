@@ -1,0 +1,121 @@
+"""The whole configuration checked once, before anything is built: every mistake is one line that names the setting.
+
+A run starts from `get_config(preset)`, and the command line changes values of it; so unknown settings are those the
+fresh configuration does not have, and `check` states what every value must be.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from omar_jax.envs.werewolf import RULE_SETS
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message is one line: its name, its value, what would be right."""
+
+
+def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """(setting, what would be right) of everything that is wrong."""
+
+    def get(name: str) -> Any:
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        return value
+
+    def one_of(name, choices):
+        if get(name) not in choices:
+            yield name, f"one of {', '.join(map(repr, choices))}"
+
+    def at_least(least, *names):
+        for name in names:
+            if not get(name) >= least:
+                yield name, f"at least {least}"
+
+    def positive(*names):
+        for name in names:
+            if not get(name) > 0:
+                yield name, "above 0"
+
+    def fraction(*names):
+        for name in names:
+            if not 0 <= get(name) <= 1:
+                yield name, "between 0 and 1"
+
+    def divides(small, large):
+        if get(large) % get(small):
+            yield large, f"a multiple of {small}={get(small)}"
+
+    yield from one_of("environment.name", ("werewolf",))
+    yield from one_of("environment.rules", tuple(RULE_SETS))
+    yield from one_of("environment.role_card", ("private", "cue"))
+    yield from one_of("advantages.mode", ("hierarchical", "token", "turn", "return"))
+    yield from one_of("advantages.turn_value", ("last", "first"))
+    yield from one_of("advantages.whiten", ("global", "role", "none"))
+    yield from positive("play.temperature", "ppo.learning_rate", "ppo.max_gradient_norm")
+    yield from positive("cold_start.learning_rate")
+    yield from at_least(1, "play.games", "play.piece_tokens", "play.cue_tokens", "play.action_tokens")
+    yield from at_least(1, "ppo.iterations", "ppo.epochs", "ppo.minibatch_games", "ppo.microbatch_games")
+    yield from at_least(1, "cold_start.games", "cold_start.games_at_once", "cold_start.minibatch_games")
+    yield from at_least(1, "checkpoint.every", "checkpoint.keep")
+    yield from at_least(0, "ppo.warmup_steps", "ppo.weight_decay", "ppo.value_clip", "ppo.value_coefficient")
+    yield from at_least(0, "ppo.kl_coefficient", "ppo.entropy_coefficient", "ppo.clip_low", "ppo.clip_high")
+    yield from at_least(0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient")
+    yield from at_least(0, "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
+    yield from fraction("advantages.gamma_turn", "advantages.lambda_turn", "advantages.gamma_token")
+    yield from fraction("advantages.lambda_token", "advantages.baseline_decay", "ppo.clip_low")
+    yield from divides("ppo.microbatch_games", "ppo.minibatch_games")
+    yield from divides("ppo.minibatch_games", "play.games")
+    yield from divides("ppo.microbatch_games", "cold_start.minibatch_games")
+    yield from divides("cold_start.minibatch_games", "cold_start.games_at_once")
+    if config.arena.games == 1 or config.arena.games < 0:
+        yield "arena.games", "0 (no table) or at least 2"
+    yield from _wrong_sizes(config)
+
+
+def _wrong_sizes(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    transcript = config.play.transcript_tokens
+    if not transcript or list(transcript) != sorted(transcript):
+        yield "play.transcript_tokens", "ascending cache sizes"
+    elif transcript[0] < 2 * config.play.piece_tokens:
+        yield "play.transcript_tokens", f"at least twice play.piece_tokens={config.play.piece_tokens}"
+    buckets = config.layout.buckets
+    if not buckets or any(len(bucket) != 4 for bucket in buckets):
+        yield "layout.buckets", "(shared, seat, action, turn) sizes"
+    elif any(a > b for small, large in zip(buckets, buckets[1:], strict=False) for a, b in zip(small, large, strict=True)):
+        yield "layout.buckets", "ascending in every size"
+
+
+def check(config: ConfigDict) -> None:
+    """Raises SettingError for the first value that cannot be used."""
+    for setting, right in _wrong(config):
+        value = config
+        for part in setting.split("."):
+            value = value[part]
+        raise SettingError(f"config.{setting}={value!r} cannot be used: it must be {right}")
+
+
+# Settings that may differ between a run and its continuation.
+MAY_CHANGE = ("ppo.iterations", "checkpoint.every", "checkpoint.keep", "arena.games", "log.episodes_every")
+
+
+def check_same(stored: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+    """Raises SettingError if a run is to be continued with settings that make it another run."""
+
+    def flat(tree, prefix=""):
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    before, now = dict(flat(stored)), dict(flat(given))
+    for setting in sorted({*before, *now} - set(MAY_CHANGE)):
+        if before.get(setting) != now.get(setting):
+            raise SettingError(
+                f"{folder} holds a run with config.{setting}={before.get(setting)!r}, not {now.get(setting)!r}: "
+                f"give the same value to continue it, or another --workdir"
+            )
