@@ -34,14 +34,14 @@ def get_config(preset: str = "") -> ConfigDict:
     config.play = ConfigDict()
     config.play.games = 256  # an iteration
     config.play.temperature = 1.0
-    config.play.transcript_tokens = (320, 448)  # cache sizes; a longer game is cut and trains nothing
+    config.play.transcript_tokens = (256, 384, 512)  # cache sizes; a longer game is cut and trains nothing
     config.play.piece_tokens = 64
-    config.play.cue_tokens = 32
+    config.play.cue_tokens = 16
     config.play.action_tokens = 24
 
     config.layout = ConfigDict()
     # (shared, seat, action, turn) sizes of a microbatch's arrays; a game goes to the first that fits.
-    config.layout.buckets = ((192, 224, 96, 16), (256, 320, 128, 24), (448, 640, 320, 40))
+    config.layout.buckets = ((184, 208, 64, 12), (256, 304, 104, 20), (448, 512, 256, 24))
 
     config.advantages = ConfigDict()
     config.advantages.mode = "hierarchical"  # or "token", "turn", "return"
@@ -97,12 +97,12 @@ def get_config(preset: str = "") -> ConfigDict:
 
     if preset == "seven":
         config.environment.rules = "omar"
-        config.play.transcript_tokens = (448, 768)
-        config.layout.buckets = ((320, 448, 192, 32), (448, 640, 256, 48), (768, 1152, 576, 80))
+        config.play.transcript_tokens = (512, 768)
+        config.layout.buckets = ((336, 528, 160, 36), (416, 672, 192, 44), (640, 1152, 448, 64))
     if preset == "smoke":
         config.play.games = 16
-        config.play.transcript_tokens = (448,)
-        config.layout.buckets = ((448, 640, 320, 40),)
+        config.play.transcript_tokens = (512,)
+        config.layout.buckets = ((448, 512, 256, 24),)
         config.ppo.iterations = 3
         config.ppo.minibatch_games = 8
         config.ppo.microbatch_games = 8

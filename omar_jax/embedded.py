@@ -17,10 +17,11 @@ from ml_collections import config_flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from omar_jax import experiment, rollout, sft, train_state
+from omar_jax import experiment, rollout, runtime, sft, train_state
 from omar_jax.envs.base import Environment, Player
-from omar_jax.envs.werewolf import RULE_SETS, Werewolf
+from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
+from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.metrics import game_metrics
 from omar_jax.model import hf
 from omar_jax.model.config import DecoderConfig
@@ -131,4 +132,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    runtime.keep_freed_memory()
     app.run(main)

@@ -1,7 +1,7 @@
 """From a checked configuration to the parts of a run. The commands build everything here.
 
-What is built: the environment, the chat around its text, the model with its weights, the sampler and rollout that
-play, the learner and minibatch plan that update.
+What is built: the environment, the chat around its text, the model with its weights, the sampler and rollout
+that play, the learner and minibatch plan that update.
 """
 
 import dataclasses
@@ -20,15 +20,16 @@ from omar_jax.advantages import Advantages, AdvantageSettings
 from omar_jax.checkpoint import CheckpointError
 from omar_jax.console import Console
 from omar_jax.envs.base import Player
-from omar_jax.envs.werewolf import RULE_SETS, Werewolf
+from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
+from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.model import hf
-from omar_jax.model.hf import ModelError
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
+from omar_jax.model.hf import ModelError
 from omar_jax.rollout import Rollout
-from omar_jax.sampler import Sampler, Shapes
+from omar_jax.sampler import LegalTable, Sampler, Shapes
 from omar_jax.text.chat import Chat, load_tokenizer
 from omar_jax.train_state import OptimizerSettings, make_optimizer
 from omar_jax.turn_filter import FilterSettings
@@ -98,7 +99,7 @@ class Experiment:
         return jax.device_put(hf.load(model_folder(self.config), self.decoder_config))
 
     def cold_start_params(self, folder: Path, console: Console) -> Params:
-        """The policy that training starts from and is held to: the configured weights, or made anew in `folder`."""
+        """What training starts from and is held to: the configured weights, or made anew in `folder`."""
         if not self.config.cold_start.train:
             return self.load_params()
         if not folder.is_dir():
@@ -130,7 +131,9 @@ class Experiment:
             of_turn = {
                 at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)
             }
-            found.append(metrics.episode_record(episode, self.env.seat_names, of_turn, self.chat.tokenizer.decode))
+            found.append(
+                metrics.episode_record(episode, self.env.seat_names, of_turn, self.chat.tokenizer.decode)
+            )
         return found
 
     def scripted_player(self) -> Player:
@@ -156,7 +159,7 @@ class Experiment:
 
 def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
     """The sizes play is compiled for: half and quarter batches too, and half the seats."""
-    options = tuple(chat.action(name) for name in env.seat_names)
+    legal_nodes, legal_width = LegalTable.size(chat.action(choice) for choice in env.choices)
     games = config.play.games
     return Shapes(
         games=tuple(sorted({games, max(games // 2, 1), max(games // 4, 1)}, reverse=True)),
@@ -165,8 +168,8 @@ def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
         cue=config.play.cue_tokens,
         action=config.play.action_tokens,
         asked=tuple(sorted({(env.num_seats + 1) // 2, env.num_seats})),
-        legal_nodes=1 + sum(map(len, options)),
-        legal_width=len(options),
+        legal_nodes=legal_nodes,
+        legal_width=legal_width,
     )
 
 
@@ -175,13 +178,16 @@ def build(config: ConfigDict) -> Experiment:
 
     Raises:
       SettingError: a setting cannot be used.
-      ValueError: the model's folder cannot be.
+      ModelError: the model's folder cannot be.
     """
     settings.check(config)
     folder = model_folder(config)
     env = Werewolf(RULE_SETS[config.environment.rules], config.environment.legal_choices)
-    chat = Chat(load_tokenizer(folder))
     decoder_config = hf.read_config(folder)
+    try:
+        chat = Chat(load_tokenizer(folder))
+    except ValueError as error:  # `text` knows no errors of ours
+        raise ModelError(str(error)) from error
     model = Decoder(decoder_config, remat=config.model.remat)
     shapes = sampler_shapes(config, env, chat)
     sampler = Sampler(model, chat.end, shapes)
@@ -216,5 +222,7 @@ def build(config: ConfigDict) -> Experiment:
         advantages=AdvantageSettings(
             a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten
         ),
-        turn_filter=FilterSettings(config.filter.unfinished, config.filter.empty, config.filter.repeated_words),
+        turn_filter=FilterSettings(
+            config.filter.unfinished, config.filter.empty, config.filter.repeated_words
+        ),
     )

@@ -13,6 +13,7 @@ batch nor on the order of play. Shapes come from short lists (`Shapes`), so that
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,34 +81,42 @@ class LegalTable(NamedTuple):
     next: np.ndarray  # [M, O] int32
 
     @staticmethod
+    def size(options: Iterable[tuple[int, ...]]) -> tuple[int, int]:
+        """(nodes, width) of the table of all these options; that of any of them is no larger."""
+        trie = _trie(options)
+        return len(trie), max(1, *map(len, trie))
+
+    @staticmethod
     def build(options: tuple[tuple[int, ...], ...], nodes: int, width: int) -> "LegalTable":
         """The table of options given as token ids, each ending with the end-of-turn id.
 
         Raises:
           ValueError: the options need more than `nodes` nodes or `width` branches.
         """
-        tokens, following, children = [[]], [[]], [{}]
-        for option in options:
-            node = 0
-            for token in option:
-                if token not in children[node]:
-                    children[node][token] = len(children)
-                    tokens[node].append(token)
-                    following[node].append(len(children))
-                    children.append({})
-                    tokens.append([])
-                    following.append([])
-                node = children[node][token]
-        if len(tokens) > nodes or max(map(len, tokens)) > width:
+        needed = LegalTable.size(options)
+        if needed[0] > nodes or needed[1] > width:
             raise ValueError(
-                f"{len(options)} options need a table of {len(tokens)} x {max(map(len, tokens))}, "
+                f"{len(options)} options need a table of {needed[0]} x {needed[1]}, "
                 f"the sampler's is {nodes} x {width}"
             )
         table = LegalTable(*(np.full((nodes, width), fill, np.int32) for fill in (PADDING, 0)))
-        for node, (ids, to) in enumerate(zip(tokens, following, strict=True)):
-            table.tokens[node, : len(ids)] = ids
-            table.next[node, : len(to)] = to
+        for node, following in enumerate(_trie(options)):
+            table.tokens[node, : len(following)] = list(following)
+            table.next[node, : len(following)] = list(following.values())
         return table
+
+
+def _trie(options: Iterable[tuple[int, ...]]) -> list[dict[int, int]]:
+    """At every node the node that each id leads to; in the order in which the options come to them."""
+    trie: list[dict[int, int]] = [{}]
+    for option in options:
+        node = 0
+        for token in option:
+            if token not in trie[node]:
+                trie[node][token] = len(trie)
+                trie.append({})
+            node = trie[node][token]
+    return trie
 
 
 def nothing_said(num_games: int, shapes: Shapes) -> kv.Piece:

@@ -1,20 +1,65 @@
-"""The whole configuration checked once, before anything is built: every mistake is one line that names the setting.
+"""The whole configuration checked once, before anything is built: a mistake is one line naming the setting.
 
-A run starts from `get_config(preset)`, and the command line changes values of it; so unknown settings are those the
-fresh configuration does not have, and `check` states what every value must be.
+A run starts from `get_config(preset)`, and the command line changes values of it; so unknown settings are
+those the fresh configuration does not have (`check_known`), and `check` states what every value must be.
 """
 
-from collections.abc import Iterator
+import difflib
+import itertools
+import runpy
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from omar_jax.envs.werewolf import RULE_SETS
+from omar_jax.envs.werewolf_rules import RULE_SETS
 
 
 class SettingError(ValueError):
     """A setting that cannot be used; the message is one line: its name, its value, what would be right."""
+
+
+def fresh(file_and_preset: str) -> ConfigDict:
+    """The configuration that "file.py" or "file.py:preset" stands for, before the command line changes it.
+
+    Raises:
+      SettingError: there is no such file or preset.
+    """
+    file, *preset = file_and_preset.split(":", 1)
+    if not Path(file).is_file():
+        raise SettingError(f"--config={file_and_preset}: no such file; give file.py or file.py:preset")
+    get_config = runpy.run_path(file)["get_config"]
+    try:
+        return get_config(*preset)
+    except ValueError as error:
+        raise SettingError(f"--config={file_and_preset}: {error}") from error
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("ppo.epochs", 2) and so on."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def check_known(config: ConfigDict, setting: str) -> None:
+    """Raises SettingError unless the configuration has this setting ("ppo.epochs"); it says which there are."""
+    known = [f"config.{name}" for name, _ in _flat(config.to_dict())]
+    section = wanted = f"config.{setting}"
+    if wanted in known:
+        return
+    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.8)
+    near += [name for name in known if name.endswith("." + setting.rpartition(".")[2])]
+    if near:
+        raise SettingError(f"{wanted} is unknown; did you mean {' or '.join(dict.fromkeys(near))}?")
+    while not any(name.startswith(f"{section}.") for name in known):
+        section = section.rpartition(".")[0]
+    inside = [name.removeprefix(f"{section}.") for name in known if name.startswith(f"{section}.")]
+    names = ", ".join(dict.fromkeys(name.partition(".")[0] for name in inside))
+    raise SettingError(f"{wanted} is no setting; {section} has {names}")
 
 
 def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
@@ -63,7 +108,9 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from at_least(1, "checkpoint.every", "checkpoint.keep")
     yield from at_least(0, "ppo.warmup_steps", "ppo.weight_decay", "ppo.value_clip", "ppo.value_coefficient")
     yield from at_least(0, "ppo.kl_coefficient", "ppo.entropy_coefficient", "ppo.clip_low", "ppo.clip_high")
-    yield from at_least(0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient")
+    yield from at_least(
+        0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient"
+    )
     yield from at_least(0, "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
     yield from fraction("advantages.gamma_turn", "advantages.lambda_turn", "advantages.gamma_token")
     yield from fraction("advantages.lambda_token", "advantages.baseline_decay", "ppo.clip_low")
@@ -77,15 +124,20 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_sizes(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    transcript = config.play.transcript_tokens
-    if not transcript or list(transcript) != sorted(transcript):
-        yield "play.transcript_tokens", "ascending cache sizes"
+    def are_sizes(values: Any, count: int | None = None) -> bool:
+        fits = isinstance(values, Iterable) and all(isinstance(value, int) and value > 0 for value in values)
+        return fits and (len(values) == count if count else len(values) > 0)
+
+    transcript, buckets = config.play.transcript_tokens, config.layout.buckets
+    if not are_sizes(transcript) or list(transcript) != sorted(transcript):
+        yield "play.transcript_tokens", "ascending cache sizes, as in (256, 512)"
     elif transcript[0] < 2 * config.play.piece_tokens:
         yield "play.transcript_tokens", f"at least twice play.piece_tokens={config.play.piece_tokens}"
-    buckets = config.layout.buckets
-    if not buckets or any(len(bucket) != 4 for bucket in buckets):
-        yield "layout.buckets", "(shared, seat, action, turn) sizes"
-    elif any(a > b for small, large in zip(buckets, buckets[1:], strict=False) for a, b in zip(small, large, strict=True)):
+    if not buckets or not all(are_sizes(bucket, 4) for bucket in buckets):
+        yield "layout.buckets", "(shared, seat, action, turn) sizes, as in ((256, 320, 128, 24),)"
+    elif any(
+        a > b for small, large in itertools.pairwise(buckets) for a, b in zip(small, large, strict=True)
+    ):
         yield "layout.buckets", "ascending in every size"
 
 
@@ -104,18 +156,10 @@ MAY_CHANGE = ("ppo.iterations", "checkpoint.every", "checkpoint.keep", "arena.ga
 
 def check_same(stored: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
     """Raises SettingError if a run is to be continued with settings that make it another run."""
-
-    def flat(tree, prefix=""):
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{name}.")
-            else:
-                yield prefix + name, value
-
-    before, now = dict(flat(stored)), dict(flat(given))
+    before, now = dict(_flat(stored)), dict(_flat(given))
     for setting in sorted({*before, *now} - set(MAY_CHANGE)):
         if before.get(setting) != now.get(setting):
             raise SettingError(
-                f"{folder} holds a run with config.{setting}={before.get(setting)!r}, not {now.get(setting)!r}: "
-                f"give the same value to continue it, or another --workdir"
+                f"{folder} holds a run with config.{setting}={before.get(setting)!r}, "
+                f"not {now.get(setting)!r}: give the same value to continue it, or another --workdir"
             )

@@ -229,9 +229,9 @@ class Learner:
         (_, metrics), new = jax.value_and_grad(loss, has_aux=True)(params)
         return jax.tree.map(jnp.add, gradients, new), metrics
 
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def apply(self, state: TrainState, gradients) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One optimizer step; state and gradients are donated."""
+        """One optimizer step; the state is donated."""
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, optimizer, state.step + 1), {

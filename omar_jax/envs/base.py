@@ -58,11 +58,13 @@ class Environment(Protocol):
       num_seats: how many play (P).
       seat_names: [P] what the players call one another.
       role_names: every role that may occur, in a fixed order (for numbering).
+      choices: every option that an ask of this environment may offer; empty if it asks for free text only.
     """
 
     num_seats: int
     seat_names: tuple[str, ...]
     role_names: tuple[str, ...]
+    choices: tuple[str, ...]
 
     def reset(self, seed: int) -> Any:
         """Deals a new game; the same seed deals the same game."""

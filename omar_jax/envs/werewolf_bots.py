@@ -12,7 +12,7 @@ import numpy as np
 
 from omar_jax.envs import werewolf_text as text
 from omar_jax.envs.base import Ask, Environment
-from omar_jax.envs.werewolf import State, View, view
+from omar_jax.envs.werewolf_rules import State, View, view
 
 Rules = Iterable[tuple[float, Collection[int]]]
 
@@ -21,27 +21,27 @@ Rules = Iterable[tuple[float, Collection[int]]]
 class Habits:
     """How often scripted players do what; all are probabilities, given that the occasion arises."""
 
-    seer_reveals_wolf: float = 0.3  # the seer says aloud that it found a living werewolf
-    seer_reveals_innocent: float = 0.2  # having found none, it clears somebody aloud
-    seer_votes_found: float = 0.5  # for a werewolf it found
+    seer_reveals_wolf: float = 0.4  # the seer says aloud that it found a living werewolf
+    seer_reveals_innocent: float = 0.15  # having found none, it clears somebody aloud
+    seer_votes_found: float = 0.7  # for a werewolf it found
     seer_votes_claimant: float = 0.3  # for another who claims to be the seer
     villager_repeats_claim: float = 0.5  # of an accusation by somebody who claims to be the seer
     villager_accuses: float = 0.3  # anybody
     villager_trusts: float = 0.15
-    villager_pleads: float = 0.1
-    follow_seer_claim: float = 0.75  # votes for whom a claimant accuses
-    counter_claimant: float = 0.4  # accused by a claimant himself, votes for the claimant
-    avoid_cleared: float = 0.3  # votes for nobody a claimant cleared
-    follow_plead: float = 0.15  # votes for somebody who pleaded today
+    villager_pleads: float = 0.05
+    follow_seer_claim: float = 0.9  # votes for whom a claimant accuses
+    counter_claimant: float = 0.3  # accused by a claimant himself, votes for the claimant
+    avoid_cleared: float = 0.5  # votes for nobody a claimant cleared
+    follow_plead: float = 0.3  # votes for somebody who pleaded today
     follow_accusation: float = 0.15  # votes for somebody accused today
     wolf_false_claim: float = 0.1  # claims to be the seer and accuses a villager
-    wolf_pleads: float = 0.05
-    wolf_accuses: float = 0.4
-    wolf_votes_partner: float = 0.5  # if one lives
-    wolf_joins: float = 0.3  # votes for the villager most accused today
-    wolf_kills_claimant: float = 0.7  # attacks somebody who claims to be the seer
+    wolf_pleads: float = 0.15
+    wolf_accuses: float = 0.3
+    wolf_votes_partner: float = 0.05  # if one lives
+    wolf_joins: float = 0.2  # votes for the villager most accused today
+    wolf_kills_claimant: float = 0.3  # attacks somebody who claims to be the seer
     wolf_follows: float = 0.8  # attacks whom a partner named first
-    doctor_protects_claimant: float = 0.8
+    doctor_protects_claimant: float = 0.5
     doctor_protects_itself: float = 0.2
     witch_saves: float = 0.7
     witch_poisons: float = 0.7  # somebody a claimant accuses

@@ -28,15 +28,15 @@ NOBODY = "nobody"  # the witch's choice to do nothing
 NOBODY_DIED = "Nobody died."
 NOBODY_OUT = "Nobody is out."
 
-QUESTIONS: Mapping[str, str] = {
-    "speech": "What do you say?",
-    "vote": "Who should be voted out?",
-    "chat": "What do you say to your partner?",
-    "kill": "Whom do you kill?",
-    "look": "Whom do you look at?",
-    "protect": "Whom do you protect?",
-    "witch": "What do you do?",
-    "hunt": "Whom do you take along?",
+QUESTIONS: Mapping[str, str] = {  # a task -> how its cue goes on after "Bob the seer"
+    "speech": "says:",
+    "vote": "votes for:",
+    "chat": "tells the partner:",
+    "kill": "kills:",
+    "look": "looks at:",
+    "protect": "protects:",
+    "witch": "brews:",
+    "hunt": "takes along:",
 }
 
 
@@ -75,7 +75,7 @@ def role_card(name: str, role: str, partners: Sequence[str]) -> str:
 
 def cue(name: str, role: str, task: str) -> str:
     """The question of a task, always with name and role, which spares small models the looking up."""
-    return f"{name}, you are {with_article(role)}. {QUESTIONS[task]}"
+    return f"{name} the {role} {QUESTIONS[task]}"
 
 
 def utterance(name: str, text: str) -> str:
@@ -165,8 +165,8 @@ def victory(winner: str | None) -> str:
 
 
 # What scripted players say: variants of one meaning, to be drawn from uniformly. At most 12 words each.
-SEER_ACCUSES = ("I am the seer. {target} is a werewolf.", "I am the seer. I saw it. {target} is a werewolf.")
-SEER_CLEARS = ("I am the seer. {target} is innocent.", "I am the seer. I saw it. {target} is innocent.")
+SEER_ACCUSES = ("I am the seer. {target} is a werewolf.",)
+SEER_CLEARS = ("I am the seer. {target} is innocent.",)
 ACCUSES = ("I think {target} is a werewolf.", "I suspect {target}.")
 BELIEVES = ("I believe {claimant}. {target} is a werewolf.",)
 TRUSTS = ("I trust {target}.", "I think {target} is innocent.")

@@ -52,13 +52,16 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and gated MLP. Returns the new residual stream and what `attend` keeps."""
+    """One layer: attention and gated MLP over M tokens x [M, D], which `attend` sees as [..., L] = `lead`.
+
+    Returns the new residual stream and what `attend` keeps.
+    """
 
     config: DecoderConfig
     layer: int
 
     @nn.compact
-    def __call__(self, x, rotary, attend: Attend):
+    def __call__(self, x, rotary, lead: tuple[int, ...], attend: Attend):
         c = self.config
 
         def norm(name):
@@ -74,15 +77,16 @@ class Block(nn.Module):
         query = project(c.heads * c.head_dim, "query", c.qkv_bias)(y)
         key = project(c.kv_heads * c.head_dim, "key", c.qkv_bias)(y)
         value = project(c.kv_heads * c.head_dim, "value", c.qkv_bias)(y)
-        query = query.reshape(*x.shape[:-1], c.kv_heads, c.heads // c.kv_heads, c.head_dim)
-        key = key.reshape(*x.shape[:-1], c.kv_heads, c.head_dim)
+        query = query.reshape(-1, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
+        key = key.reshape(-1, c.kv_heads, c.head_dim)
         value = value.reshape(key.shape)
         if c.qk_norm:
             query, key = norm("query_norm")(query), norm("key_norm")(key)
         query, key = rotate(query, rotary), rotate(key, rotary)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-        heard, kept = attend(self.layer, query * scale, key, value)
-        heard = heard.reshape(*x.shape[:-1], c.heads * c.head_dim)
+        query, key, value = (y.reshape(*lead, *y.shape[1:]) for y in (query * scale, key, value))
+        heard, kept = attend(self.layer, query, key, value)
+        heard = heard.reshape(-1, c.heads * c.head_dim)
         x = x + after("attention_out_norm")(project(c.width, "out")(heard))
 
         y = norm("mlp_norm")(x)
@@ -107,7 +111,7 @@ class Decoder(nn.Module):
         c = self.config
         init = nn.initializers.normal(c.width**-0.5)
         self.embedding = self.param("embedding", init, (c.vocabulary, c.width))
-        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        block = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
         self.blocks = [block(c, layer, name=f"block_{layer}") for layer in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_epsilon, c.unit_offset_norm)
         if not c.tied_embeddings:
@@ -118,15 +122,17 @@ class Decoder(nn.Module):
     def __call__(self, tokens: jax.Array, positions: jax.Array, attend: Attend):
         """Tokens and positions [..., L] -> (hidden [..., L, D], what `attend` kept of each layer)."""
         c = self.config
-        x = self.embedding[tokens]
+        # One row a token: XLA multiplies [M, D] by a matrix much faster on the CPU than [N, L, D].
+        lead, positions = tokens.shape, positions.reshape(-1)
+        x = self.embedding[tokens.reshape(-1)]
         if c.embedding_scale:
             x = x * jnp.asarray(c.width**0.5, x.dtype)
         tables = {c.theta(i): rotary_table(positions, c.head_dim, c.theta(i)) for i in range(c.layers)}
         kept = []
         for layer, block in enumerate(self.blocks):
-            x, kept_here = block(x, tables[c.theta(layer)], attend)
+            x, kept_here = block(x, tables[c.theta(layer)], lead, attend)
             kept.append(kept_here)
-        return self.final_norm(x), kept
+        return self.final_norm(x).reshape(*lead, c.width), kept
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 vocabulary logits [..., V]."""

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from omar_jax.envs import werewolf_text as text
-from omar_jax.envs.werewolf import RULE_SETS, Entry, RuleSet, Werewolf, view
+from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import Habits, RandomPlayer, ScriptedPlayer, read_evidence
+from omar_jax.envs.werewolf_rules import RULE_SETS, Entry, RuleSet, view
 
 NEVER = Habits(**{habit.name: 0.0 for habit in fields(Habits)})
 

@@ -1,0 +1,271 @@
+"""Games between environment and sampler: what was sampled is what is trained, whatever the batch looked like."""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import streams
+
+from omar_jax import experiment, layout, update
+from omar_jax.envs.werewolf import Werewolf
+from omar_jax.envs.werewolf_bots import ScriptedPlayer
+from omar_jax.envs.werewolf_rules import RULE_SETS
+from omar_jax.metrics import CompilationCounter
+from omar_jax.model.config import DecoderConfig
+from omar_jax.model.decoder import Decoder
+from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.sampler import LegalTable, Sampler, Shapes
+from omar_jax.text.chat import Chat, load_tokenizer
+
+NUM_GAMES, ROOM = 4, layout.Sizes(512, 1024, 448, 96)
+CHAT = Chat(load_tokenizer(experiment.EMBEDDED))
+CONFIG = DecoderConfig(
+    vocabulary=len(CHAT.tokenizer), width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24
+)
+# Of all rule sets, so that they share what is compiled.
+NODES, WIDTH = map(
+    max,
+    *(
+        LegalTable.size(CHAT.action(choice) for choice in Werewolf(rules).choices)
+        for rules in RULE_SETS.values()
+    ),
+)
+# Whole games in one batch and one cache; only single turns are limited.
+PLAIN = Shapes((NUM_GAMES,), (512,), 64, 96, 8, (8,), NODES, WIDTH)
+# The same, in a batch that shrinks and a cache that grows.
+CHANGING = dataclasses.replace(PLAIN, games=(NUM_GAMES, 2), transcript=(128, 512))
+KEY = jax.random.key(3)
+
+
+@functools.cache
+def params_of(config):
+    return streams.random_params(Decoder(config), seed=0)
+
+
+def rollout_of(rules="five", legal=True, role_card="private", shapes=PLAIN, config=CONFIG):
+    return Rollout(
+        Werewolf(RULE_SETS[rules], legal), CHAT, Sampler(Decoder(config), CHAT.end, shapes), role_card
+    )
+
+
+def everybody(roles):
+    return [0] * len(roles)
+
+
+def games(numbers, players=everybody, **options):
+    return [Game(number, environment_seed(0, number), players, **options) for number in numbers]
+
+
+def play(rollout, specs, key=KEY, temperature=1.0, num_policies=1):
+    params = params_of(rollout.sampler.model.config)
+    return rollout.play(specs, [params] * num_policies, key, temperature)
+
+
+def turns_of(episode):
+    return [(t, seat, turn) for t, step in enumerate(episode.steps) for seat, turn in step.turns.items()]
+
+
+def assert_same_games(found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        assert a.transcript == b.transcript
+        assert (a.game, a.rewards, a.roles, a.events) == (b.game, b.rewards, b.roles, b.events)
+        for (t, seat, mine), (u, other, theirs) in zip(turns_of(a), turns_of(b), strict=True):
+            assert (t, seat, mine.cue, mine.action, mine.legal) == (
+                u,
+                other,
+                theirs.cue,
+                theirs.action,
+                theirs.legal,
+            )
+            np.testing.assert_allclose(mine.log_probs, theirs.log_probs, rtol=1e-5, atol=2e-5)
+            np.testing.assert_allclose(mine.values, theirs.values, rtol=1e-5, atol=2e-5)
+
+
+# ---------------------------------------------------------------- identity (b)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(model, params, batch, temperature):
+    return update.evaluate_actions(model, params, batch, temperature)
+
+
+def gaps(rollout, episodes, temperature=1.0):
+    """Largest differences between the sampler's log-probabilities and values and the trainer's."""
+    model = rollout.sampler.model
+    batch = layout.pack(episodes, rollout.env.role_names, ROOM, WIDTH)
+    outputs = evaluate(model, params_of(model.config), batch, temperature)
+
+    def gap(mine, theirs):
+        return np.abs(np.where(batch.action_mask, mine - theirs, 0)).max()
+
+    assert batch.action_mask.any()
+    return gap(outputs.log_probs, batch.action_log_probs), gap(outputs.values, batch.action_values)
+
+
+WINDOW = dataclasses.replace(
+    CONFIG, sliding_window=40, global_every=2, window_rope_theta=100.0, qkv_bias=True
+)
+VARIETY = {
+    "five": {},
+    "five_free_in_cue": {"legal": False, "role_card": "cue"},
+    "omar_in_cue": {"rules": "omar", "role_card": "cue"},
+    "omar_free": {"rules": "omar", "legal": False},
+    "sotopia": {"rules": "sotopia"},
+    "sotopia_free_in_cue": {"rules": "sotopia", "legal": False, "role_card": "cue"},
+    "five_window": {"config": WINDOW},
+    "omar_window_in_cue": {"rules": "omar", "config": WINDOW, "role_card": "cue"},
+}
+
+
+@pytest.mark.parametrize("options", VARIETY.values(), ids=VARIETY.keys())
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_what_is_trained_was_sampled(options, temperature):
+    rollout = rollout_of(**options)
+    episodes, statistics = play(rollout, games(range(NUM_GAMES)), temperature=temperature)
+    turns = [turn for episode in episodes for _, _, turn in turns_of(episode)]
+    assert any(turn.legal for turn in turns) == options.get("legal", True)
+    assert statistics.action_tokens == sum(len(turn.action) for turn in turns)
+    log_prob_gap, value_gap = gaps(rollout, episodes, temperature)
+    assert log_prob_gap < 1e-4 and value_gap < 1e-4
+    told = any(step.private for episode in episodes for step in episode.steps)
+    assert told == (options.get("role_card") != "cue")
+
+
+# ---------------------------------------------------------------- batches, caches, policies
+
+
+def test_shrinking_batches_and_growing_caches_change_nothing_and_compile_nothing():
+    """A warmed-up sampler plays any games without compiling, and they are those of one fixed shape."""
+    changing = rollout_of(shapes=CHANGING)
+    changing.sampler.warm_up(params_of(CONFIG))
+    plays = [play(changing, games(range(NUM_GAMES)))]  # small programs outside of the sampler
+    compilations = CompilationCounter()
+    for first in (4, 8, 12):
+        plays.append(play(changing, games(range(first, first + NUM_GAMES)), jax.random.key(first)))
+    plays.append(play(changing, games([20]), temperature=0.7))
+    plays.append(play(changing, games(range(30, 37))))  # more than fit at once
+    assert compilations.count == 0
+    lengths = {max(layout.sizes(e).shared + layout.sizes(e).seat for e in found) for found, _ in plays}
+    assert len(lengths) > 2  # outcomes differed
+    idle = [statistics.idle_game_slots / statistics.game_slots for _, statistics in plays]
+    assert max(idle) < 0.5
+
+    plain = rollout_of()
+    assert_same_games(plays[0][0], play(plain, games(range(NUM_GAMES)))[0])
+    assert_same_games(plays[1][0], play(plain, games(range(4, 8)), jax.random.key(4))[0])
+    assert_same_games(plays[4][0], play(plain, games([20]), temperature=0.7)[0])
+    assert_same_games(plays[5][0], play(plain, games(range(30, 37)))[0])
+
+
+def test_games_do_not_depend_on_their_place():
+    rollout = rollout_of()
+    together = play(rollout, games(range(NUM_GAMES)))[0]
+    turned = play(rollout, games(reversed(range(NUM_GAMES))))[0]
+    assert_same_games(turned, together[::-1])
+    assert_same_games(play(rollout, games([2]))[0], together[2:3])
+
+
+def test_equal_policies_play_as_one():
+    rollout = rollout_of()
+    together = play(rollout, games(range(NUM_GAMES)))[0]
+    mixed = games(range(NUM_GAMES), lambda roles: [seat % 2 for seat in range(len(roles))])
+    assert_same_games(play(rollout, mixed, num_policies=2)[0], together)
+
+
+def test_replays_are_exact():
+    rollout = rollout_of()
+    (first, _), (second, _) = (play(rollout, games(range(NUM_GAMES))) for _ in range(2))
+    assert_same_games(second, first)
+    for a, b in zip(first, second, strict=True):
+        for (_, _, mine), (_, _, theirs) in zip(turns_of(a), turns_of(b), strict=True):
+            np.testing.assert_array_equal(mine.log_probs, theirs.log_probs)
+            np.testing.assert_array_equal(mine.values, theirs.values)
+    other = play(rollout, games(range(NUM_GAMES)), jax.random.key(4))[0]
+    assert [e.transcript for e in other] != [e.transcript for e in first]
+
+
+def test_the_environment_heard_what_was_said():
+    """The recorded texts, given to the environment again, give the recorded game."""
+    rollout = rollout_of("omar")
+    for episode in play(rollout, games(range(NUM_GAMES)))[0]:
+        env, transcript = rollout.env, []
+        now = env.step(env.reset(episode.seed), {})
+        for step in episode.steps:
+            transcript += [("public", now.public)] if now.public else []
+            transcript += [(env.seat_names[seat], text) for seat, text in now.private.items() if text]
+            assert step.public[-1:] == CHAT.event(now.public)[-1:]
+            if step.turns:
+                texts = {seat: turn.text for seat, turn in step.turns.items()}
+                assert texts == {seat: CHAT.say(turn.action) for seat, turn in step.turns.items()}
+                transcript += [(f"{env.seat_names[seat]}'s turn", text) for seat, text in texts.items()]
+                now = env.step(now.state, texts)
+        assert tuple(transcript) == episode.transcript
+        if episode.rewards is not None:
+            assert tuple(now.rewards[seat] for seat in range(env.num_seats)) == episode.rewards
+
+
+# ---------------------------------------------------------------- scripts and cut games
+
+
+def test_scripts_need_no_model():
+    """A sampler without any call would fail at the first one."""
+    rollout = rollout_of(shapes=PLAIN)
+    rollout.sampler = SimpleNamespace(shapes=dataclasses.replace(PLAIN, transcript=(2048,)))
+    player = ScriptedPlayer()
+    episodes, statistics = rollout.play(games(range(6), lambda roles: [player] * len(roles)), [], KEY)
+    assert statistics.decode_calls == statistics.action_tokens == 0
+    assert all(episode.rewards is not None for episode in episodes)
+    for episode in episodes:
+        for _, _, turn in turns_of(episode):
+            assert turn.action == CHAT.action(turn.text)
+            assert not turn.log_probs.any() and turn.legal is None
+
+
+def test_a_model_may_sit_among_scripts():
+    rollout, player = rollout_of(), ScriptedPlayer()
+
+    def players(roles):
+        return [0 if role == "werewolf" else player for role in roles]
+
+    def learns(roles):
+        return tuple(role == "werewolf" for role in roles)
+
+    episodes, statistics = play(rollout, games(range(NUM_GAMES), players, learns=learns))
+    batch = layout.pack(episodes, rollout.env.role_names, ROOM, WIDTH)
+    model_turns = 0
+    for n, episode in enumerate(episodes):
+        sampled = [(seat, turn) for _, seat, turn in turns_of(episode) if turn.log_probs.any()]
+        assert {episode.roles[seat] for seat, _ in sampled} <= {"werewolf"}
+        model_turns += len(sampled)
+        kept = {episode.roles[seat] for seat in batch.turn_seat[n][batch.turn_kept[n]]}
+        assert kept <= {"werewolf"}
+    assert model_turns > 0
+    assert statistics.action_tokens == sum(
+        len(turn.action) for e in episodes for _, seat, turn in turns_of(e) if e.roles[seat] == "werewolf"
+    )
+
+
+def test_overlong_games_are_cut_and_train_nothing():
+    rollout = rollout_of("omar", legal=False)
+    episodes, statistics = play(rollout, games(range(NUM_GAMES)))
+    cut = [episode for episode in episodes if episode.rewards is None]
+    assert len(cut) == statistics.cut_games > 0
+    room = PLAIN.transcript[-1]
+    for episode in cut:
+        said = sum(len(s.public) + sum(map(len, s.private.values())) for s in episode.steps)
+        assert said > room - PLAIN.piece
+        assert not episode.steps[-1].turns
+    batch = layout.pack(cut, rollout.env.role_names, layout.Sizes(1024, 1024, 512, 96), WIDTH)
+    assert not batch.turn_kept.any()
+
+
+def test_a_cue_that_is_too_long_names_the_setting():
+    rollout = rollout_of(shapes=dataclasses.replace(PLAIN, cue=2))
+    table = SimpleNamespace(
+        spec=games([0])[0], now=SimpleNamespace(asks={0: None}), cue=lambda seat: (1, 2, 3)
+    )
+    with pytest.raises(ValueError, match=r"play\.cue_tokens=2 is too small for a cue of 3 tokens"):
+        rollout._ask([table], {0: [0]}, 0)
