@@ -130,7 +130,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
 
 # What a value must be, by the type of its flag.
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "as in (256, 512)"}
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "like (256, 512)"}
 
 
 def parse_flags(argv: list[str]) -> list[str]:

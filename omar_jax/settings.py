@@ -46,7 +46,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def check_known(config: ConfigDict, setting: str) -> None:
-    """Raises SettingError unless the configuration has this setting ("ppo.epochs"); it says which there are."""
+    """Raises SettingError, saying which settings there are, unless `setting` ("ppo.epochs") is one."""
     known = [f"config.{name}" for name, _ in _flat(config.to_dict())]
     section = wanted = f"config.{setting}"
     if wanted in known:

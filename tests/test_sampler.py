@@ -16,7 +16,7 @@ from omar_jax.types import PADDING
 
 END, VOCABULARY = 0, 12
 CONFIG = DecoderConfig(
-    vocabulary=VOCABULARY, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24, rope_theta=100.0
+    vocabulary=VOCABULARY, width=16, layers=1, heads=4, kv_heads=2, head_dim=4, mlp_width=24, rope_theta=100.0
 )
 SHAPES = Shapes(
     games=(3, 1), transcript=(24, 40), piece=8, cue=5, action=6, asked=(2,), legal_nodes=8, legal_width=3

@@ -166,7 +166,13 @@ def test_the_random_games_hold_every_kind_of_view():
     assert len(kinds) == 4 and min(kinds.values()) >= 3
 
 
-@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] if name in ("llama3", "window_1") else [])
+        for name, options in CONFIGS.items()
+    ],
+)
 def test_two_streams_are_the_dense_forward_over_every_view(options):
     config = dataclasses.replace(QWEN3, **options)
     model = Decoder(config)

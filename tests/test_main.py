@@ -1,0 +1,107 @@
+"""The whole run, as users start it: killed and continued it ends bit for bit like one left alone."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs.werewolf import get_config
+from omar_jax import experiment, train_state
+from omar_jax.checkpoint import Checkpoints
+
+ITERATIONS = 5
+# What depends on the machine's speed or on how often the process was started.
+VOLATILE = ("time/", "compilations")
+
+
+def start(workdir: Path, cache: Path) -> subprocess.Popen:
+    command = [
+        sys.executable, "-m", "omar_jax.main", "--config=configs/werewolf.py:smoke", f"--workdir={workdir}",
+        f"--config.ppo.iterations={ITERATIONS}", "--config.arena.games=0", "--config.play.games=8",
+    ]  # fmt: skip
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def metrics_of(workdir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(VOLATILE)} for line in lines]
+
+
+def parameters_of(workdir: Path) -> list[np.ndarray]:
+    run = experiment.build(get_config("smoke"))
+    state = train_state.create(run.load_params(), run.learner.optimizer)
+    template = {"state": state, "baselines": np.zeros(len(run.env.role_names), np.float32)}
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
+    iteration, saved, _ = checkpoints.restore_latest(template)
+    checkpoints.close()
+    assert iteration == ITERATIONS
+    return jax.tree.leaves(jax.device_get(saved["state"]))
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert metrics_of(a) == metrics_of(b)
+    assert len(metrics_of(a)) == ITERATIONS
+    for mine, theirs in zip(parameters_of(a), parameters_of(b), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    files = sorted(path.name for path in (a / "episodes").iterdir())
+    assert files == sorted(path.name for path in (b / "episodes").iterdir())
+    for name in files:
+        assert (a / "episodes" / name).read_bytes() == (b / "episodes" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    process = start(workdir, cache)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return workdir
+
+
+def test_killed_three_times_and_continued_is_bitwise_the_same(undisturbed, cache, tmp_path):
+    moments = random.Random(0)
+    for _ in range(3):
+        process = start(tmp_path, cache)
+        for line in process.stdout:  # play begins after this line and a few seconds of loading programs
+            if "compiling" in line:
+                break
+        time.sleep(moments.uniform(2, 10))
+        process.kill()
+        process.wait()
+    output, _ = (process := start(tmp_path, cache)).communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_sigterm_saves_and_exits_0_and_the_same_command_continues(undisturbed, cache, tmp_path):
+    process = start(tmp_path, cache)
+    for line in process.stdout:
+        if line.startswith("iteration"):
+            break
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "the same command continues" in output
+    output, _ = (process := start(tmp_path, cache)).communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same_run(undisturbed, tmp_path)
+
+
+def test_nothing_is_compiled_after_the_second_iteration(undisturbed):
+    lines = (undisturbed / "metrics.jsonl").read_text().splitlines()
+    counts = [json.loads(line)["compilations"] for line in lines]
+    assert len(set(counts[1:])) == 1, counts
