@@ -72,9 +72,7 @@ def compare_updates(run: experiment.Experiment) -> None:
     for room in run.plan.buckets:
         smaller = [r for r in run.plan.buckets if r != room and all(a <= b for a, b in zip(r, room, strict=True))]
         episodes = [
-            e
-            for e in everything
-            if layout.sizes(e).fits(room) and not any(layout.sizes(e).fits(r) for r in smaller)
+            e for e in everything if layout.sizes(e).fits(room) and not any(layout.sizes(e).fits(r) for r in smaller)
         ][:num_games]
         if len(episodes) < num_games:
             continue

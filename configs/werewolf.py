@@ -23,7 +23,7 @@ def get_config(preset: str = "") -> ConfigDict:
 
     config.environment = ConfigDict()
     config.environment.name = "werewolf"
-    config.environment.rules = "five"  # a key of envs.werewolf.RULE_SETS
+    config.environment.rules = "five"  # a key of envs.werewolf_rules.RULE_SETS
     config.environment.legal_choices = True  # votes and night targets are sampled among the living names
     config.environment.role_card = "private"  # or "cue": repeated in every question to the seat
 
@@ -34,9 +34,9 @@ def get_config(preset: str = "") -> ConfigDict:
     config.play = ConfigDict()
     config.play.games = 256  # an iteration
     config.play.temperature = 1.0
-    config.play.transcript_tokens = (256, 384, 512)  # cache sizes; a longer game is cut and trains nothing
+    config.play.transcript_tokens = (256, 512)  # cache sizes; a longer game is cut and trains nothing
     config.play.piece_tokens = 64
-    config.play.cue_tokens = 16
+    config.play.cue_tokens = 16  # room for a question; role_card "cue" needs more, e.g. 96
     config.play.action_tokens = 24
 
     config.layout = ConfigDict()
@@ -96,6 +96,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.log.episodes_every = 5  # iterations whose games are written in full; 0: never
 
     if preset == "seven":
+        config.cold_start.train = True  # the embedded cold start knows `five` alone
         config.environment.rules = "omar"
         config.play.transcript_tokens = (512, 768)
         config.layout.buckets = ((336, 528, 160, 36), (416, 672, 192, 44), (640, 1152, 448, 64))

@@ -151,9 +151,7 @@ def compute(batch: GameBatch, settings: AdvantageSettings, baselines: jax.Array 
     trace = _trace(batch)
     if settings.mode == "return":
         if baselines is None:
-            raise ValueError(
-                'mode "return" needs baselines, one expected return for every role group; got None'
-            )
+            raise ValueError('mode "return" needs baselines, one expected return for every role group; got None')
         turn_returns = _returns_to_go(trace, settings.gamma_turn)
         expected = jnp.where(trace.real_turn, jnp.asarray(baselines, jnp.float32)[batch.turn_group], 0.0)
         turn_advantages = turn_returns - expected
@@ -181,9 +179,7 @@ def compute(batch: GameBatch, settings: AdvantageSettings, baselines: jax.Array 
     )
 
 
-def whiten(
-    advantages: jax.Array, mask: jax.Array, group: jax.Array, num_groups: int, how: Whiten
-) -> jax.Array:
+def whiten(advantages: jax.Array, mask: jax.Array, group: jax.Array, num_groups: int, how: Whiten) -> jax.Array:
     """Brings advantages to zero mean and unit standard deviation.
 
     Over all masked tokens of the arrays given, or over those of each group on its own; give the whole global
@@ -254,9 +250,7 @@ def role_returns(batch: GameBatch, num_groups: int) -> tuple[jax.Array, jax.Arra
     return sums, member.sum((0, 1)).astype(jnp.float32)
 
 
-def update_baselines(
-    baselines: jax.Array, sums: jax.Array, counts: jax.Array, decay: float | jax.Array
-) -> jax.Array:
+def update_baselines(baselines: jax.Array, sums: jax.Array, counts: jax.Array, decay: float | jax.Array) -> jax.Array:
     """Moves each role's baseline towards its mean return in this batch; a role that did not occur stays.
 
     Args:
@@ -331,9 +325,7 @@ def _returns_to_go(trace: _Trace, gamma_turn: float) -> jax.Array:
     return reverse_scan(trace.rewards, jnp.where(trace.ends_seat, 0.0, gamma_turn))
 
 
-def _advantages_within_turns(
-    trace: _Trace, turn_returns: jax.Array, settings: AdvantageSettings
-) -> jax.Array:
+def _advantages_within_turns(trace: _Trace, turn_returns: jax.Array, settings: AdvantageSettings) -> jax.Array:
     """GAE over the tokens of every turn, from the turn's return at its last token, [N, X]."""
     turn_return = to_tokens(turn_returns, trace.turn_of_token)
     ahead = jnp.where(trace.ends_turn, turn_return, settings.gamma_token * _next(trace.values, 0.0))

@@ -63,9 +63,7 @@ def compare(
 
     def play(number, werewolves, village, policies):
         players = dict(zip(SIDES, (werewolves, village), strict=True))
-        games = [
-            Game(game, environment_seed(seed, game), _line_up(rollout, players)) for game in range(num_games)
-        ]
+        games = [Game(game, environment_seed(seed, game), _line_up(rollout, players)) for game in range(num_games)]
         return rollout.play(
             games,
             policies,
@@ -79,9 +77,7 @@ def compare(
     of_a["werewolves"] = _won(rollout, with_a_wolves, "werewolves")
     of_a["village"] = _won(rollout, play(1, 1, 0, [a, b]), "village")
     among_b = play(2, 0, 0, [b])
-    return {
-        side: paired_difference(of_a[side], _won(rollout, among_b, side)) for side in SIDES
-    }, with_a_wolves
+    return {side: paired_difference(of_a[side], _won(rollout, among_b, side)) for side in SIDES}, with_a_wolves
 
 
 def record(names: tuple[str, str], num_games: int, sides: dict[str, PairedDifference]) -> dict[str, Any]:
@@ -121,9 +117,15 @@ def table(names: tuple[str, str], num_games: int, sides: dict[str, PairedDiffere
 
 
 def report(
-    rollout: Rollout, trained: Params, reference: Params, config: ConfigDict, workdir: Path, console: Console, stop: Stop
+    rollout: Rollout,
+    trained: Params,
+    reference: Params,
+    config: ConfigDict,
+    workdir: Path,
+    console: Console,
+    stop: Stop,
 ) -> None:
-    """Compares the trained policy with its cold start; prints the table and three lines of a game, writes arena.json."""
+    """Compares the trained policy with its cold start: the table, three lines of a game, `arena.json`."""
     names, num_games = ("trained", "cold start"), config.arena.games
     with console.progress("arena", 3 * num_games, stop.check) as progress:
         sides, episodes = compare(

@@ -205,9 +205,7 @@ def _agreed(attempt: Callable[[], Any]) -> Any:
     if jax.process_count() > 1:
         sound = bool(multihost_utils.process_allgather(np.asarray(sound)).all())
     if not sound:
-        kind = (
-            "" if failure is None or isinstance(failure, CheckpointError) else f"{type(failure).__name__}: "
-        )
+        kind = "" if failure is None or isinstance(failure, CheckpointError) else f"{type(failure).__name__}: "
         reason = str(failure) if failure else "another process could not read it"
         raise CheckpointError(" ".join(f"{kind}{reason}".split())[:300]) from failure
     return result

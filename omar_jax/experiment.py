@@ -128,12 +128,8 @@ class Experiment:
             by_seat = sorted(
                 (seat, step) for step, said in enumerate(episode.steps) for seat in said.turns
             )  # the order of the batch's turns
-            of_turn = {
-                at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)
-            }
-            found.append(
-                metrics.episode_record(episode, self.env.seat_names, of_turn, self.chat.tokenizer.decode)
-            )
+            of_turn = {at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)}
+            found.append(metrics.episode_record(episode, self.env.seat_names, of_turn, self.chat.tokenizer.decode))
         return found
 
     def scripted_player(self) -> Player:
@@ -151,18 +147,20 @@ class Experiment:
             total_steps=c.games // c.minibatch_games,
         )
         loss = functools.partial(sft.sft_loss, c.value_coefficient)
-        plan = dataclasses.replace(
-            self.plan, games_at_once=c.games_at_once, minibatch_games=c.minibatch_games
-        )
+        plan = dataclasses.replace(self.plan, games_at_once=c.games_at_once, minibatch_games=c.minibatch_games)
         return Learner(self.model, loss, make_optimizer(optimizer)), plan
 
 
 def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
-    """The sizes play is compiled for: half and quarter batches too, and half the seats."""
+    """The sizes play is compiled for: smaller batches for when games have finished, and half the seats.
+
+    Two of three games go on after their first day, fewer after each later one; these batch sizes keep idle slots
+    under a tenth (`play/idle_share` in the metrics).
+    """
     legal_nodes, legal_width = LegalTable.size(chat.action(choice) for choice in env.choices)
     games = config.play.games
     return Shapes(
-        games=tuple(sorted({games, max(games // 2, 1), max(games // 4, 1)}, reverse=True)),
+        games=tuple(sorted({max(games * eighths // 8, 1) for eighths in (8, 7, 6, 4)}, reverse=True)),
         transcript=tuple(config.play.transcript_tokens),
         piece=config.play.piece_tokens,
         cue=config.play.cue_tokens,
@@ -200,9 +198,7 @@ def build(config: ConfigDict) -> Experiment:
         kl_coefficient=ppo.kl_coefficient,
         entropy_coefficient=ppo.entropy_coefficient,
     )
-    optimizer = OptimizerSettings(
-        ppo.learning_rate, ppo.warmup_steps, ppo.max_gradient_norm, ppo.weight_decay
-    )
+    optimizer = OptimizerSettings(ppo.learning_rate, ppo.warmup_steps, ppo.max_gradient_norm, ppo.weight_decay)
     plan = MinibatchPlan(
         games_at_once=config.play.games,
         minibatch_games=ppo.minibatch_games,
@@ -222,7 +218,5 @@ def build(config: ConfigDict) -> Experiment:
         advantages=AdvantageSettings(
             a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten
         ),
-        turn_filter=FilterSettings(
-            config.filter.unfinished, config.filter.empty, config.filter.repeated_words
-        ),
+        turn_filter=FilterSettings(config.filter.unfinished, config.filter.empty, config.filter.repeated_words),
     )

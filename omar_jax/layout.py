@@ -178,9 +178,7 @@ def _write_game(batch: GameBatch, n: int, episode: Episode, groups: Sequence[int
         at = end
 
 
-def pack(
-    episodes: Sequence[Episode], role_names: Sequence[str], room: Sizes, legal_width: int
-) -> GameBatch:
+def pack(episodes: Sequence[Episode], role_names: Sequence[str], room: Sizes, legal_width: int) -> GameBatch:
     """Lays games out as arrays (numpy), in their order.
 
     Args:
@@ -235,10 +233,16 @@ def microbatches(
 
     Returns:
       (room, game numbers) of each microbatch.
+
+    Raises:
+      ValueError: a game fits no bucket.
     """
     members = {bucket: [] for bucket in buckets}
     for game, size in enumerate(game_sizes):
-        members[next(bucket for bucket in buckets if size.fits(bucket))].append(game)
+        bucket = next((bucket for bucket in buckets if size.fits(bucket)), None)
+        if bucket is None:
+            raise ValueError(f"game {game} needs {size}, more than layout.buckets' {buckets[-1]}")
+        members[bucket].append(game)
     batches = []
     for bucket, games in members.items():
         games = generator.permutation(games).astype(int).tolist()

@@ -86,9 +86,7 @@ def clipped_policy_loss(
     return loss, too_high | too_low
 
 
-def clipped_value_loss(
-    values: jax.Array, old_values: jax.Array, targets: jax.Array, clip: float | None
-) -> jax.Array:
+def clipped_value_loss(values: jax.Array, old_values: jax.Array, targets: jax.Array, clip: float | None) -> jax.Array:
     """The critic's half squared error, pessimistic about moves of more than `clip` from the old value.
 
     0.5 max((v - R)^2, (v_old + clip(v - v_old, -c, c) - R)^2), the value function's counterpart of PPO's

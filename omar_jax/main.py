@@ -63,9 +63,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         ]
         try:
             with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                episodes, cost = run.rollout.play(
-                    games, [state.params], key, config.play.temperature, progress
-                )
+                episodes, cost = run.rollout.play(games, [state.params], key, config.play.temperature, progress)
         except runtime.StopRequested:
             save(iteration)
             checkpoints.close()
@@ -77,16 +75,12 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         episodes = [filter_turns(episode, run.chat.end, run.turn_filter) for episode in episodes]
         fitting = [e for e in episodes if e.rewards is not None and layout.sizes(e).fits(plan.buckets[-1])]
         batch = plan.pack(fitting, roles)
-        reference_log_probs = learner.reference_log_probs(
-            reference, plan, fitting, batch, config.play.temperature
-        )
+        reference_log_probs = learner.reference_log_probs(reference, plan, fitting, batch, config.play.temperature)
         scored = time.perf_counter()
 
         ############################### Advantages ###############################
         computed = advantages.compute_whitened(batch, run.advantages, len(roles), baselines)
-        baselines = advantages.next_baselines(
-            batch, baselines, len(roles), config.advantages.baseline_decay
-        )
+        baselines = advantages.next_baselines(batch, baselines, len(roles), config.advantages.baseline_decay)
         computed = jax.device_get(computed)
         targets = update.Targets(computed.advantages, computed.targets, computed.mask, reference_log_probs)
 

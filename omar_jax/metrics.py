@@ -154,9 +154,7 @@ def _turns(episode: Episode) -> Iterable[tuple[int, int, Turn]]:
             yield step, seat, turn
 
 
-def game_metrics(
-    episodes: Sequence[Episode], team_of: Callable[[str], str] | None = None
-) -> dict[str, float]:
+def game_metrics(episodes: Sequence[Episode], team_of: Callable[[str], str] | None = None) -> dict[str, float]:
     """Statistics of games, over the seats and turns that learn (`Episode.learns`; all if it is empty).
 
     Args:
@@ -268,9 +266,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> PairedDifference:
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
-        raise ValueError(
-            f"paired_difference needs two arrays [n] of n >= 2 seeds, got {a.shape} and {b.shape}"
-        )
+        raise ValueError(f"paired_difference needs two arrays [n] of n >= 2 seeds, got {a.shape} and {b.shape}")
     by_seed = a - b
     difference, margin = by_seed.mean(), 1.96 * by_seed.std(ddof=1) / math.sqrt(len(by_seed))
     means = (a.mean(), b.mean(), difference, difference - margin, difference + margin)

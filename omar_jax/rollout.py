@@ -201,7 +201,7 @@ class Rollout:
         caches = [self.sampler.empty(len(slots)) for _ in policies]
         turn_number = 0
         while True:
-            self._cut_overlong(slots, statistics)
+            self._cut_overlong(slots)
             running = [n for n, table in enumerate(slots) if table is not None and not table.over]
             report(sum(table.over for table in tables))
             if not running:
@@ -220,12 +220,13 @@ class Rollout:
     def _batch_size(self, num_games: int) -> int:
         return min(size for size in self.sampler.shapes.games if size >= num_games)
 
-    def _cut_overlong(self, slots, statistics) -> None:
-        """Ends games that no cache can hold; they bring no reward and train nothing."""
-        room = self.sampler.shapes.transcript[-1] - self.sampler.shapes.piece
+    def _cut_overlong(self, slots) -> None:
+        """Ends games that no cache, or whose questions no cue, can hold; they bring no reward and train nothing."""
+        shapes = self.sampler.shapes
         for table in slots:
-            if table is not None and not table.over and table.length > room:
-                table.cut = True
+            if table is not None and not table.over:
+                longest_cue = max(len(table.cue(seat)) for seat in table.now.asks)
+                table.cut = table.length > shapes.transcript[-1] - shapes.piece or longest_cue > shapes.cue
 
     def _extend(self, slots, policies, caches) -> list[kv.Cache]:
         """Writes everything said since the last turn into every policy's cache."""
@@ -246,10 +247,7 @@ class Rollout:
                     piece.tokens[n, : len(now)], piece.owner[n, : len(now)], piece.positions[n, : len(now)] = zip(
                         *now, strict=True
                     )
-            caches = [
-                self.sampler.extend(params, cache, piece)
-                for params, cache in zip(policies, caches, strict=True)
-            ]
+            caches = [self.sampler.extend(params, cache, piece) for params, cache in zip(policies, caches, strict=True)]
         return caches
 
     def _speak(self, slots, running, policies, caches, key, temperature, turn_number, statistics) -> None:
@@ -289,8 +287,6 @@ class Rollout:
             for row, seat in enumerate(seats):
                 question, at = table.now.asks[seat], (n, row)
                 cues[at] = cue = table.cue(seat)
-                if len(cue) > shapes.cue:
-                    raise ValueError(f"play.cue_tokens={shapes.cue} is too small for a cue of {len(cue)} tokens")
                 ask.cue[at][shapes.cue - len(cue) :] = cue
                 ask.cue_count[at] = len(cue)
                 ask.seat[at] = seat

@@ -96,8 +96,7 @@ class LegalTable(NamedTuple):
         needed = LegalTable.size(options)
         if needed[0] > nodes or needed[1] > width:
             raise ValueError(
-                f"{len(options)} options need a table of {needed[0]} x {needed[1]}, "
-                f"the sampler's is {nodes} x {width}"
+                f"{len(options)} options need a table of {needed[0]} x {needed[1]}, the sampler's is {nodes} x {width}"
             )
         table = LegalTable(*(np.full((nodes, width), fill, np.int32) for fill in (PADDING, 0)))
         for node, following in enumerate(_trie(options)):
@@ -236,9 +235,7 @@ class Sampler:
         return marked._replace(keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def decode(
-        self, params: Params, cache: kv.Cache, ask: Ask, key: jax.Array, temperature: jax.Array
-    ) -> Spoken:
+    def decode(self, params: Params, cache: kv.Cache, ask: Ask, key: jax.Array, temperature: jax.Array) -> Spoken:
         """Lets every asked seat of every game speak its turn.
 
         Args:
@@ -262,9 +259,7 @@ class Sampler:
             at = written + jnp.arange(tokens.shape[2])
             visible = (slot >= first_slot)[:, :, None, :] & (slot <= at[:, None])
             positions = ask.position[..., None] + at - first_slot
-            attend = kv.speaking(
-                config, cache, branches, ask.seat, positions, written, visible, branch_positions
-            )
+            attend = kv.speaking(config, cache, branches, ask.seat, positions, written, visible, branch_positions)
             hidden, kept = self.model.apply(params, tokens, positions, attend)
             logits = self.model.apply(params, hidden[:, :, -1], method="logits")
             value = self.model.apply(params, hidden[:, :, -1], method="value")

@@ -108,9 +108,7 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from at_least(1, "checkpoint.every", "checkpoint.keep")
     yield from at_least(0, "ppo.warmup_steps", "ppo.weight_decay", "ppo.value_clip", "ppo.value_coefficient")
     yield from at_least(0, "ppo.kl_coefficient", "ppo.entropy_coefficient", "ppo.clip_low", "ppo.clip_high")
-    yield from at_least(
-        0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient"
-    )
+    yield from at_least(0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient")
     yield from at_least(0, "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
     yield from fraction("advantages.gamma_turn", "advantages.lambda_turn", "advantages.gamma_token")
     yield from fraction("advantages.lambda_token", "advantages.baseline_decay", "ppo.clip_low")
@@ -118,6 +116,8 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from divides("ppo.minibatch_games", "play.games")
     yield from divides("ppo.microbatch_games", "cold_start.minibatch_games")
     yield from divides("cold_start.minibatch_games", "cold_start.games_at_once")
+    if config.environment.role_card == "cue" and config.play.cue_tokens < 96:
+        yield "play.cue_tokens", "at least 96 with environment.role_card='cue', which repeats what a seat was told"
     if config.arena.games == 1 or config.arena.games < 0:
         yield "arena.games", "0 (no table) or at least 2"
     yield from _wrong_sizes(config)
@@ -135,9 +135,7 @@ def _wrong_sizes(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "play.transcript_tokens", f"at least twice play.piece_tokens={config.play.piece_tokens}"
     if not buckets or not all(are_sizes(bucket, 4) for bucket in buckets):
         yield "layout.buckets", "(shared, seat, action, turn) sizes, as in ((256, 320, 128, 24),)"
-    elif any(
-        a > b for small, large in itertools.pairwise(buckets) for a, b in zip(small, large, strict=True)
-    ):
+    elif any(a > b for small, large in itertools.pairwise(buckets) for a, b in zip(small, large, strict=True)):
         yield "layout.buckets", "ascending in every size"
 
 

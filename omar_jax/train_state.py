@@ -34,9 +34,7 @@ def learning_rate(settings: OptimizerSettings):
     """The schedule: step -> learning rate."""
     warmup = optax.linear_schedule(0.0, settings.learning_rate, max(settings.warmup_steps, 1))
     if not settings.total_steps:
-        return optax.join_schedules(
-            [warmup, optax.constant_schedule(settings.learning_rate)], [settings.warmup_steps]
-        )
+        return optax.join_schedules([warmup, optax.constant_schedule(settings.learning_rate)], [settings.warmup_steps])
     decay = optax.cosine_decay_schedule(
         settings.learning_rate,
         max(settings.total_steps - settings.warmup_steps, 1),

@@ -102,9 +102,7 @@ def ppo_loss(
     policy, clipped = losses.clipped_policy_loss(
         outputs.log_probs, batch.action_log_probs, targets.advantages, settings.clip_low, settings.clip_high
     )
-    value = losses.clipped_value_loss(
-        outputs.values, batch.action_values, targets.returns, settings.value_clip
-    )
+    value = losses.clipped_value_loss(outputs.values, batch.action_values, targets.returns, settings.value_clip)
     kl = losses.kl_estimate(outputs.log_probs, targets.reference_log_probs)
     per_token = (
         policy
@@ -234,9 +232,7 @@ class Learner:
         """One optimizer step; the state is donated."""
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimizer, state.step + 1), {
-            "optimizer/gradient_norm": optax.global_norm(gradients)
-        }
+        return TrainState(params, optimizer, state.step + 1), {"optimizer/gradient_norm": optax.global_norm(gradients)}
 
     @functools.partial(jax.jit, static_argnums=0)
     def zeros(self, params: Params) -> Params:
@@ -263,9 +259,7 @@ class Learner:
         gradients = self.zeros(state.params)
         totals: dict[str, Any] = {}
         for batch, targets in microbatches:
-            gradients, metrics = self.accumulate(
-                gradients, state.params, batch, targets, temperature, num_tokens
-            )
+            gradients, metrics = self.accumulate(gradients, state.params, batch, targets, temperature, num_tokens)
             totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
         state, metrics = self.apply(state, gradients)
         return state, totals | metrics

@@ -148,9 +148,7 @@ def make_game(
     )
 
 
-def random_game(
-    seed: int, num_seats: int = 3, num_steps: int = 4, vocabulary: int = 100, longest: int = 4
-) -> Episode:
+def random_game(seed: int, num_seats: int = 3, num_steps: int = 4, vocabulary: int = 100, longest: int = 4) -> Episode:
     """A random game with rewards, deterministic by seed."""
     rng = np.random.default_rng(seed)
 

@@ -103,9 +103,7 @@ def loop_seat(one, settings, baselines):
     token_pair = (settings.gamma_token, settings.lambda_token)
     token_advantages, token_targets = [], []
     flat_values = [v for values in one.values for v in values]
-    flat_rewards = [
-        r for values, r in zip(one.values, one.rewards, strict=True) for r in [0] * (len(values) - 1) + [r]
-    ]
+    flat_rewards = [r for values, r in zip(one.values, one.rewards, strict=True) for r in [0] * (len(values) - 1) + [r]]
     flat = gae(flat_rewards, flat_values, *token_pair)
     for values, advantage, turn_return in zip(one.values, turn_advantages, turn_returns, strict=True):
         if settings.mode == "hierarchical":
@@ -346,9 +344,7 @@ def test_whitening_equal_advantages_gives_zeros():
     mask = jnp.array([[True] * 9 + [False]])
     white = advantages.whiten(given, mask, group, 2, "role")
     np.testing.assert_allclose(white, [[0.0] * 7 + [-1.0, 1.0, 0.0]], rtol=1e-6)
-    np.testing.assert_array_equal(
-        advantages.whiten(given, mask & False, group, 2, "global"), np.zeros((1, 10))
-    )
+    np.testing.assert_array_equal(advantages.whiten(given, mask & False, group, 2, "global"), np.zeros((1, 10)))
 
 
 def test_whiten_errors():
@@ -373,7 +369,5 @@ def test_role_returns_count_learning_seats_once():
 
 
 def test_baselines_move_only_for_roles_that_occurred():
-    moved = advantages.update_baselines(
-        jnp.array([1.0, -1.0]), jnp.array([6.0, 0.0]), jnp.array([2.0, 0.0]), 0.75
-    )
+    moved = advantages.update_baselines(jnp.array([1.0, -1.0]), jnp.array([6.0, 0.0]), jnp.array([2.0, 0.0]), 0.75)
     np.testing.assert_allclose(moved, [0.75 * 1 + 0.25 * 3, -1.0])

@@ -35,9 +35,7 @@ def state(seed):
 
 
 def shapes(tree):
-    return jax.tree.map(
-        lambda x: x if isinstance(x, np.ndarray) else jax.ShapeDtypeStruct(x.shape, x.dtype), tree
-    )
+    return jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def assert_bitwise_equal(found, expected):

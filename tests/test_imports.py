@@ -9,9 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "omar_jax"
 FILES = sorted(
-    file
-    for folder in ("omar_jax", "configs", "tests", "benchmarks")
-    for file in (ROOT / folder).rglob("*.py")
+    file for folder in ("omar_jax", "configs", "tests", "benchmarks") for file in (ROOT / folder).rglob("*.py")
 )
 MODULES = [file for file in FILES if file.is_relative_to(PACKAGE)]
 MOST_LINES = 400

@@ -41,10 +41,7 @@ def told(episode):
 def turns_in_order(episode):
     """(seat, turn) in the order of the batch: seat after seat."""
     return [
-        (seat, step.turns[seat])
-        for seat in range(len(episode.roles))
-        for step in episode.steps
-        if seat in step.turns
+        (seat, step.turns[seat]) for seat in range(len(episode.roles)) for step in episode.steps if seat in step.turns
     ]
 
 
@@ -132,9 +129,7 @@ def test_actions_are_read_one_token_before_they_stand(episode):
 @hypothesis.given(streams.games())
 def test_turns_stand_seat_after_seat(episode):
     batch, turns = packed(episode), turns_in_order(episode)
-    learns = [
-        episode.rewards is not None and (not episode.learns or episode.learns[seat]) for seat, _ in turns
-    ]
+    learns = [episode.rewards is not None and (not episode.learns or episode.learns[seat]) for seat, _ in turns]
     kept = [turn.kept and learn for (_, turn), learn in zip(turns, learns, strict=True)]
     assert_padded(batch.turn_seat[0], [seat for seat, _ in turns], PADDING)
     assert_padded(batch.turn_group[0], [streams.ROLES.index(episode.roles[seat]) for seat, _ in turns], 0)
@@ -265,9 +260,7 @@ def test_every_game_is_in_one_microbatch_of_the_smallest_bucket(sizes, num_games
 
 
 def test_the_order_of_games_is_drawn():
-    orders = [
-        layout.microbatches([Sizes(1, 1, 1, 1)] * 6, BUCKETS, 2, np.random.default_rng(i)) for i in range(5)
-    ]
+    orders = [layout.microbatches([Sizes(1, 1, 1, 1)] * 6, BUCKETS, 2, np.random.default_rng(i)) for i in range(5)]
     assert len({str(order) for order in orders}) > 1
 
 

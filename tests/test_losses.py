@@ -97,9 +97,7 @@ def test_gradients_stay_finite_at_extreme_logits():
 def test_temperature_does_not_recompile():
     logits, tokens, legal = random_rows()
     traces = []
-    jitted = jax.jit(
-        lambda temperature: traces.append(1) or losses.token_log_probs(logits, tokens, legal, temperature)
-    )
+    jitted = jax.jit(lambda temperature: traces.append(1) or losses.token_log_probs(logits, tokens, legal, temperature))
     jitted(1.0), jitted(0.5)
     assert len(traces) == 1
 
@@ -149,9 +147,7 @@ def test_policy_loss_is_finite_for_absurd_ratios():
 # ---------------------------------------------------------------- critic
 
 
-@pytest.mark.parametrize(
-    "function", [losses.clipped_value_loss, jax.jit(losses.clipped_value_loss, static_argnums=3)]
-)
+@pytest.mark.parametrize("function", [losses.clipped_value_loss, jax.jit(losses.clipped_value_loss, static_argnums=3)])
 def test_value_loss_by_hand(function):
     # Old value 0, target 1: near; past the clip towards the target (pessimistic: as if at .2); away from it.
     values, old, targets = (
@@ -196,9 +192,7 @@ def test_kl_estimate_is_k3_inside_its_bounds(function):
 def test_kl_estimate_averages_to_the_divergence():
     policy, reference = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
     estimates = losses.kl_estimate(jnp.log(policy), jnp.log(reference))
-    np.testing.assert_allclose(
-        (policy * estimates).sum(), (policy * np.log(policy / reference)).sum(), rtol=1e-5
-    )
+    np.testing.assert_allclose((policy * estimates).sum(), (policy * np.log(policy / reference)).sum(), rtol=1e-5)
 
 
 def test_kl_estimate_gradients():

@@ -18,9 +18,7 @@ def strict_lines(path):
 
 
 def turn(text, tokens=2, kept=True):
-    return Turn(
-        (1, 2), tuple(range(tokens)), np.full(tokens, -0.123456), np.zeros(tokens), text=text, kept=kept
-    )
+    return Turn((1, 2), tuple(range(tokens)), np.full(tokens, -0.123456), np.zeros(tokens), text=text, kept=kept)
 
 
 def episode(rewards, turns, events=None, learns=()):

@@ -138,9 +138,7 @@ SAMPLER = Sampler(MODEL, CHAT.end, Shapes((NUM_GAMES,), (96,), 32, 16, 6, (2,), 
 PLAN = MinibatchPlan(NUM_GAMES, 32, 32, (layout.Sizes(48, 96, 24, 4),), WIDTH)
 PPO = functools.partial(update.ppo_loss, PPOSettings(0.2, 0.2, None, 0.5, 0.0, 0.0))
 LEARNER = Learner(MODEL, PPO, make_optimizer(OptimizerSettings(4e-3, 4, 1.0, 0.0)))
-COLD = Learner(
-    MODEL, functools.partial(sft.sft_loss, 0.1), make_optimizer(OptimizerSettings(1e-2, 4, 1.0, 0.0))
-)
+COLD = Learner(MODEL, functools.partial(sft.sft_loss, 0.1), make_optimizer(OptimizerSettings(1e-2, 4, 1.0, 0.0)))
 COLD_GAMES = 1024
 ITERATIONS = 30
 GOAL = 0.9

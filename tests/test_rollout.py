@@ -28,10 +28,7 @@ CONFIG = DecoderConfig(
 # Of all rule sets, so that they share what is compiled.
 NODES, WIDTH = map(
     max,
-    *(
-        LegalTable.size(CHAT.action(choice) for choice in Werewolf(rules).choices)
-        for rules in RULE_SETS.values()
-    ),
+    *(LegalTable.size(CHAT.action(choice) for choice in Werewolf(rules).choices) for rules in RULE_SETS.values()),
 )
 # Whole games in one batch and one cache; only single turns are limited.
 PLAIN = Shapes((NUM_GAMES,), (512,), 64, 48, 8, (8,), NODES, WIDTH)
@@ -48,9 +45,7 @@ def params_of(config):
 
 
 def rollout_of(rules="five", legal=True, role_card="private", shapes=PLAIN, config=CONFIG):
-    return Rollout(
-        Werewolf(RULE_SETS[rules], legal), CHAT, Sampler(Decoder(config), CHAT.end, shapes), role_card
-    )
+    return Rollout(Werewolf(RULE_SETS[rules], legal), CHAT, Sampler(Decoder(config), CHAT.end, shapes), role_card)
 
 
 def everybody(roles):
@@ -275,10 +270,8 @@ def test_overlong_games_are_cut_and_train_nothing():
     assert not batch.turn_kept.any()
 
 
-def test_a_cue_that_is_too_long_names_the_setting():
+def test_a_game_whose_question_is_too_long_is_cut():
     rollout = rollout_of(shapes=dataclasses.replace(PLAIN, cue=2))
-    table = SimpleNamespace(
-        spec=games([0])[0], now=SimpleNamespace(asks={0: None}), cue=lambda seat: (1, 2, 3)
-    )
-    with pytest.raises(ValueError, match=r"play\.cue_tokens=2 is too small for a cue of 3 tokens"):
-        rollout._ask([table], {0: [0]}, 0)
+    episodes, cost = play(rollout, games([0, 1]))
+    assert cost.cut_games == len(episodes)
+    assert all(episode.rewards is None for episode in episodes)

@@ -18,9 +18,7 @@ END, VOCABULARY = 0, 12
 CONFIG = DecoderConfig(
     vocabulary=VOCABULARY, width=16, layers=1, heads=4, kv_heads=2, head_dim=4, mlp_width=24, rope_theta=100.0
 )
-SHAPES = Shapes(
-    games=(3, 1), transcript=(24, 40), piece=8, cue=5, action=6, asked=(2,), legal_nodes=8, legal_width=3
-)
+SHAPES = Shapes(games=(3, 1), transcript=(24, 40), piece=8, cue=5, action=6, asked=(2,), legal_nodes=8, legal_width=3)
 SAMPLER = Sampler(Decoder(CONFIG), END, SHAPES)
 PARAMS = streams.random_params(SAMPLER.model, seed=0)
 OPTIONS = ((3, 4, END), (3, 5, END), (6, END))
@@ -56,9 +54,7 @@ def test_an_option_may_begin_another():
 
 @pytest.mark.parametrize(("nodes", "width"), [(7, 3), (8, 1)])
 def test_a_table_that_is_too_small_says_what_is_needed(nodes, width):
-    with pytest.raises(
-        ValueError, match=rf"3 options need a table of 8 x 2, the sampler's is {nodes} x {width}"
-    ):
+    with pytest.raises(ValueError, match=rf"3 options need a table of 8 x 2, the sampler's is {nodes} x {width}"):
         LegalTable.build(OPTIONS, nodes, width)
 
 

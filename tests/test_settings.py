@@ -99,9 +99,7 @@ def test_unknown_files_and_presets():
         "--config=none.py:smoke: no such file; give file.py or file.py:preset"
     )
     unknown = one_line(settings.fresh, f"{CONFIGS / 'werewolf.py'}:tiny")
-    assert "preset 'tiny'" in unknown and unknown.endswith(
-        f"must be one of (empty), {', '.join(PRESETS[1:])}"
-    )
+    assert "preset 'tiny'" in unknown and unknown.endswith(f"must be one of (empty), {', '.join(PRESETS[1:])}")
 
 
 @pytest.mark.parametrize(
@@ -143,8 +141,7 @@ def test_a_run_continues_with_the_same_settings_and_those_that_may_change():
 def test_a_run_does_not_continue_with_other_settings():
     other = changed(ppo__epochs=3, ppo__iterations=60)
     assert one_line(settings.check_same, stored(get_config()), stored(other), Path("runs/x")) == (
-        "runs/x holds a run with config.ppo.epochs=2, not 3: "
-        "give the same value to continue it, or another --workdir"
+        "runs/x holds a run with config.ppo.epochs=2, not 3: give the same value to continue it, or another --workdir"
     )
     older = stored(get_config())
     del older["play"]["temperature"]

@@ -33,9 +33,7 @@ LEARNER = Learner(MODEL, functools.partial(update.ppo_loss, SETTINGS), optax.sgd
 
 EPISODES = [
     streams.random_game(seed, num_seats, num_steps, VOCABULARY, longest=3)
-    for seed, (num_seats, num_steps) in enumerate(
-        [(2, 1), (2, 1), (3, 4), (3, 4), (2, 2), (3, 4), (2, 1)], start=20
-    )
+    for seed, (num_seats, num_steps) in enumerate([(2, 1), (2, 1), (3, 4), (3, 4), (2, 2), (3, 4), (2, 1)], start=20)
 ]
 BUCKETS = (Sizes(6, 24, 8, 4), Sizes(24, 96, 48, 16))
 PLAN = MinibatchPlan(
@@ -67,8 +65,7 @@ def evaluate(model, params, batch):
 LOG_PROBS = np.asarray(evaluate(MODEL, PARAMS, BATCH).log_probs)
 # Sampled by a slightly other policy.
 BATCH = BATCH._replace(
-    action_log_probs=LOG_PROBS
-    + 0.3 * np.sin(np.arange(LOG_PROBS.size, dtype=np.float32)).reshape(LOG_PROBS.shape)
+    action_log_probs=LOG_PROBS + 0.3 * np.sin(np.arange(LOG_PROBS.size, dtype=np.float32)).reshape(LOG_PROBS.shape)
 )
 TARGETS = random_targets(0)
 
@@ -114,20 +111,10 @@ def test_an_epoch_takes_every_game_once():
         assert len(minibatch) <= PLAN.minibatch_games // PLAN.microbatch_games
         for batch, targets in minibatch:
             assert batch.num_games == PLAN.microbatch_games
-            seen += [
-                tuple(row)
-                for row, mask in zip(batch.action_tokens, batch.action_mask, strict=True)
-                if mask.any()
-            ]
+            seen += [tuple(row) for row, mask in zip(batch.action_tokens, batch.action_mask, strict=True) if mask.any()]
             assert not (targets.mask & ~batch.action_mask).any()
-    wanted = [
-        row[: mask.sum()]
-        for row, mask in zip(BATCH.action_tokens, BATCH.action_mask, strict=True)
-        if mask.any()
-    ]
-    assert sorted(np.trim_zeros(row, "b").tolist() for row in map(np.array, seen)) == sorted(
-        map(list, wanted)
-    )
+    wanted = [row[: mask.sum()] for row, mask in zip(BATCH.action_tokens, BATCH.action_mask, strict=True) if mask.any()]
+    assert sorted(np.trim_zeros(row, "b").tolist() for row in map(np.array, seen)) == sorted(map(list, wanted))
 
 
 def test_padding_changes_nothing():

@@ -90,9 +90,7 @@ class Werewolf(Environment):
     def step(self, state: State, actions: Mapping[int, str]) -> Step:
         """Plays the asked seats' answers. Raises ValueError if others act, or after the end."""
         if state.phase == "over" or set(actions) != set(state.tasks):
-            raise ValueError(
-                f"seats {sorted(actions)} act in phase {state.phase}, asked: {sorted(state.tasks)}"
-            )
+            raise ValueError(f"seats {sorted(actions)} act in phase {state.phase}, asked: {sorted(state.tasks)}")
         draft = _Draft(state)
         play = {
             "opening": self._open,
@@ -175,9 +173,7 @@ class Werewolf(Environment):
         for event, side in (("village_wins", "village"), ("werewolves_wins", "werewolves"), ("draws", None)):
             draft.events[event] = side == winner
 
-    def _take_hunter_choice(
-        self, draft: _Draft, tasks: Mapping[int, Task], answers: Mapping[int, str]
-    ) -> None:
+    def _take_hunter_choice(self, draft: _Draft, tasks: Mapping[int, Task], answers: Mapping[int, str]) -> None:
         ((hunter, answer),) = answers.items()
         target = self._chosen(draft, tasks[hunter], answer)
         if target is not None:
@@ -227,9 +223,7 @@ class Werewolf(Environment):
         if not draft.tasks:
             self._end_night(draft)
 
-    def _take_night_choices(
-        self, draft: _Draft, tasks: Mapping[int, Task], answers: Mapping[int, str]
-    ) -> None:
+    def _take_night_choices(self, draft: _Draft, tasks: Mapping[int, Task], answers: Mapping[int, str]) -> None:
         for seat, answer in answers.items():
             target = self._chosen(draft, tasks[seat], answer)
             kind = tasks[seat].kind
@@ -283,9 +277,7 @@ class Werewolf(Environment):
         else:
             self._end_night(draft)
 
-    def _take_witch_choice(
-        self, draft: _Draft, tasks: Mapping[int, Task], answers: Mapping[int, str]
-    ) -> None:
+    def _take_witch_choice(self, draft: _Draft, tasks: Mapping[int, Task], answers: Mapping[int, str]) -> None:
         ((witch, answer),) = answers.items()
         choice = text.witch_choice(answer, tasks[witch].choices)
         draft.events["invalid"] += choice is None

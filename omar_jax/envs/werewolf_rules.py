@@ -42,9 +42,7 @@ class RuleSet:
     def __post_init__(self):
         for setting, kind in get_type_hints(type(self)).items():
             if get_args(kind) and getattr(self, setting) not in get_args(kind):
-                raise ValueError(
-                    f"{setting} is {getattr(self, setting)!r}; it must be one of {get_args(kind)}"
-                )
+                raise ValueError(f"{setting} is {getattr(self, setting)!r}; it must be one of {get_args(kind)}")
         if self.villager < 0 or any(getattr(self, role) not in (0, 1) for role in ROLES[1:-1]):
             raise ValueError(f"role counts are {self.counts}; powers occur at most once, none is negative")
         if not 1 <= self.werewolf < self.num_seats / 2:

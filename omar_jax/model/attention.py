@@ -146,9 +146,7 @@ def two_stream(config: DecoderConfig, batch: GameBatch) -> Callable:
 
     def attend(layer, query, key, value):
         sees_shared, sees_seat = visible[config.window(layer)]
-        shared = attend_visible(
-            query[:, :num_shared], key[:, :num_shared], value[:, :num_shared], sees_shared
-        )
+        shared = attend_visible(query[:, :num_shared], key[:, :num_shared], value[:, :num_shared], sees_shared)
         seats = attend_visible(query[:, num_shared:], key, value, sees_seat)
         return jnp.concatenate([shared, seats], axis=1), None
 

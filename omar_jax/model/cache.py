@@ -167,12 +167,8 @@ def speaking(
 
     def attend(layer, query, key, value):
         n, a, q, k, g, h = query.shape
-        keys = jax.lax.dynamic_update_slice_in_dim(
-            branches.keys[layer], key.transpose(0, 1, 3, 2, 4), written, 3
-        )
-        values = jax.lax.dynamic_update_slice_in_dim(
-            branches.values[layer], value.transpose(0, 1, 3, 2, 4), written, 3
-        )
+        keys = jax.lax.dynamic_update_slice_in_dim(branches.keys[layer], key.transpose(0, 1, 3, 2, 4), written, 3)
+        values = jax.lax.dynamic_update_slice_in_dim(branches.values[layer], value.transpose(0, 1, 3, 2, 4), written, 3)
         window = config.window(layer)
         sees_past = past_visible[:, :, None, :] & within(positions, cache.positions[:, None, :], window)
         sees_branch = branch_visible & within(positions, branch_positions, window)

@@ -44,6 +44,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Norms x [..., D]."""
         init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
         weight = self.param("weight", init, (x.shape[-1],)) + (1.0 if self.unit_offset else 0.0)
         wide = x.astype(jnp.float32)
@@ -62,6 +63,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, rotary, lead: tuple[int, ...], attend: Attend):
+        """See the class."""
         c = self.config
 
         def norm(name):
@@ -92,9 +94,7 @@ class Block(nn.Module):
         y = norm("mlp_norm")(x)
         activate = nn.silu if c.activation == "silu" else lambda z: nn.gelu(z, approximate=True)
         hidden = activate(project(c.mlp_width, "gate")(y)) * project(c.mlp_width, "up")(y)
-        down = nn.Dense(
-            c.width, use_bias=False, name="down", kernel_init=nn.initializers.normal(c.mlp_width**-0.5)
-        )
+        down = nn.Dense(c.width, use_bias=False, name="down", kernel_init=nn.initializers.normal(c.mlp_width**-0.5))
         return x + after("mlp_out_norm")(down(hidden)), kept
 
 
@@ -108,6 +108,7 @@ class Decoder(nn.Module):
     remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
 
     def setup(self):
+        """Names the parts."""
         c = self.config
         init = nn.initializers.normal(c.width**-0.5)
         self.embedding = self.param("embedding", init, (c.vocabulary, c.width))

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 from omar_jax.model.config import DecoderConfig
 
 
-
 class ModelError(ValueError):
     """A folder that does not hold the model it should; the message says what is wrong."""
 
@@ -60,9 +59,19 @@ def read_config(folder: Path) -> DecoderConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"model.folder={str(folder)!r} holds no config.json")
-    stored = json.loads(path.read_text())
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
     if stored.get("model_type") != "qwen3":
         raise ModelError(f"{path}: model_type is {stored.get('model_type')!r}; only 'qwen3' is supported")
+    try:
+        return _qwen3(stored)
+    except KeyError as error:
+        raise ModelError(f"{path}: {error} is missing") from error
+
+
+def _qwen3(stored: dict[str, Any]) -> DecoderConfig:
     rope = stored.get("rope_parameters") or {}
     return DecoderConfig(
         vocabulary=stored["vocab_size"],
@@ -76,6 +85,27 @@ def read_config(folder: Path) -> DecoderConfig:
         norm_epsilon=stored["rms_norm_eps"],
         tied_embeddings=stored["tie_word_embeddings"],
     )
+
+
+def _shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name here, without the layer -> shape there."""
+    queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    return {
+        "embedding": (c.vocabulary, c.width),
+        "unembedding": (c.vocabulary, c.width),
+        "final_norm/weight": (c.width,),
+        "attention_norm/weight": (c.width,),
+        "query/kernel": (queries, c.width),
+        "key/kernel": (keys, c.width),
+        "value/kernel": (keys, c.width),
+        "query_norm/weight": (c.head_dim,),
+        "key_norm/weight": (c.head_dim,),
+        "out/kernel": (c.width, queries),
+        "mlp_norm/weight": (c.width,),
+        "gate/kernel": (c.mlp_width, c.width),
+        "up/kernel": (c.mlp_width, c.width),
+        "down/kernel": (c.width, c.mlp_width),
+    }
 
 
 def write_config(folder: Path, config: DecoderConfig) -> None:
@@ -115,6 +145,10 @@ def load(folder: Path, config: DecoderConfig) -> dict[str, Any]:
     left_over = sorted(set(stored) - {there for _, there, _ in names})
     if missing or left_over:
         raise ModelError(f"{path}: missing {missing[:3]}, left over {left_over[:3]}; does config.json belong to it?")
+    shapes = _shapes(config)
+    for here, there, _ in names:
+        if stored[there].shape != shapes[here.split("/", 1)[-1] if here.startswith("block_") else here]:
+            raise ModelError(f"{path}: {there} has shape {stored[there].shape}; does config.json belong to it?")
     head = folder / VALUE_HEAD
     value_head = (
         load_file(head)

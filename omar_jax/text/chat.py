@@ -8,7 +8,10 @@ for the moderator. A tokenizer without a chat template gets plain text.
 """
 
 import functools
+import os
 from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch is as it should be
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 

@@ -184,9 +184,7 @@ def test_ties():
     env, step = day_of_four(tie="first")
     assert "David is out." in answer(env, step, **tied).public
     env, step = day_of_four(tie="random")
-    out = {
-        answer(env, replace(step, state=replace(step.state, seed=seed)), **tied).public for seed in range(20)
-    }
+    out = {answer(env, replace(step, state=replace(step.state, seed=seed)), **tied).public for seed in range(20)}
     assert len(out) == 2
 
 
@@ -271,9 +269,7 @@ def test_the_witch_saves_once():
 def test_the_witch_poisons():
     env, step = witch_night()
     step = answer(env, step, Emma="poison Bob")
-    assert step.public == (
-        "Alice was killed. Alice was a villager.\nBob was killed. Bob was a werewolf.\nDay 1."
-    )
+    assert step.public == ("Alice was killed. Alice was a villager.\nBob was killed. Bob was a werewolf.\nDay 1.")
     assert step.state.witch_can == ("save",)
 
 

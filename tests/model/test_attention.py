@@ -1,23 +1,19 @@
 """Attention against a naive softmax; and two streams are the dense forward over every turn's view."""
 
 import dataclasses
-import sys
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import streams
 
 from omar_jax import layout
 from omar_jax.model import attention
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
 from omar_jax.types import GameBatch
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-import streams
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 QWEN3 = DecoderConfig(
@@ -132,9 +128,7 @@ def views_of(episodes, num_shared):
     for game, episode in enumerate(episodes):
         num_seats = len(episode.roles)
         tokens = streams.tell(episode.steps, num_seats)
-        column = {
-            id(token): num_shared + i for i, token in enumerate(streams.by_seat(tokens, len(episode.roles)))
-        }
+        column = {id(token): num_shared + i for i, token in enumerate(streams.by_seat(tokens, len(episode.roles)))}
         column |= {id(token): token.index for token in tokens if token.seat is None}
         for last in streams.last_tokens(tokens):
             view, row = streams.view(tokens, last), len(views.plain)
@@ -195,9 +189,7 @@ def test_two_streams_are_the_dense_forward_over_every_view(options):
         )
 
     batch = GameBatch(*map(jnp.asarray, BATCH))
-    streamed, seen, causal = map(
-        np.asarray, forward(params, batch, VIEWS.tokens, VIEWS.positions, VIEWS.visible)
-    )
+    streamed, seen, causal = map(np.asarray, forward(params, batch, VIEWS.tokens, VIEWS.positions, VIEWS.visible))
     for row, (game, columns) in enumerate(VIEWS.found_at):
         wanted = streamed[game, columns]
         np.testing.assert_allclose(seen[row, : len(columns)], wanted, **TOLERANCE)

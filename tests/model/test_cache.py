@@ -1,20 +1,16 @@
 """The cache: what it holds depends neither on the pieces it came in nor on the other games beside it."""
 
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import streams
 
 from omar_jax.model import cache as kv
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-import streams
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 NUM_GAMES, LENGTH, ROOM = 3, 20, 48
@@ -107,9 +103,7 @@ def test_pieces_of_any_size_write_what_one_piece_writes(seed):
     for width in (1, 6):
         sizes = [np.full(NUM_GAMES, 1)] * LENGTH
         if width > 1:  # any size from 0 on, another one in every game; then the rest
-            sizes = [rng.integers(0, width + 1, NUM_GAMES) for _ in range(8)] + [width] * (
-                LENGTH // width + 1
-            )
+            sizes = [rng.integers(0, width + 1, NUM_GAMES) for _ in range(8)] + [width] * (LENGTH // width + 1)
         in_pieces = past.written(sizes, width)
         for game in range(NUM_GAMES):
             assert_same(content(in_pieces, game), content(at_once, game))

@@ -11,9 +11,7 @@ from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
 from omar_jax.model.hf import ModelError
 
-CONFIG = DecoderConfig(
-    vocabulary=11, width=8, layers=2, heads=4, kv_heads=2, head_dim=6, mlp_width=10, rope_theta=5e3
-)
+CONFIG = DecoderConfig(vocabulary=11, width=8, layers=2, heads=4, kv_heads=2, head_dim=6, mlp_width=10, rope_theta=5e3)
 UNTIED = DecoderConfig(
     vocabulary=11, width=8, layers=1, heads=2, kv_heads=1, head_dim=4, mlp_width=10, tied_embeddings=False
 )
@@ -58,9 +56,7 @@ def test_what_is_saved_is_loaded_bit_by_bit(config, tmp_path):
 def test_tensors_lie_as_hugging_face_has_them(folder):
     stored, params = load_file(folder / "model.safetensors"), random_params(CONFIG)["params"]
     np.testing.assert_array_equal(stored["model.embed_tokens.weight"], params["embedding"])
-    np.testing.assert_array_equal(
-        stored["model.layers.1.mlp.down_proj.weight"], params["block_1"]["down"]["kernel"].T
-    )
+    np.testing.assert_array_equal(stored["model.layers.1.mlp.down_proj.weight"], params["block_1"]["down"]["kernel"].T)
     assert stored["model.layers.0.self_attn.k_proj.weight"].shape == (2 * 6, 8)  # [out, in]
     assert len(stored) == 2 + 11 * CONFIG.layers
 
@@ -98,9 +94,7 @@ def test_missing_and_left_over_tensors_are_named(folder):
     stored["model.layers.0.mlp.gate.weight"] = stored.pop("model.layers.0.mlp.gate_proj.weight")
     save_file(stored, folder / "model.safetensors")
     message = says(hf.load, folder, CONFIG)
-    assert message.startswith(str(folder / "model.safetensors")) and message.endswith(
-        "config.json belong to it?"
-    )
+    assert message.startswith(str(folder / "model.safetensors")) and message.endswith("config.json belong to it?")
     assert "missing ['model.layers.0.mlp.gate_proj.weight']" in message
     assert "left over ['model.layers.0.mlp.gate.weight']" in message
 

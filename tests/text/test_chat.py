@@ -68,11 +68,7 @@ def test_opening_and_cue_are_the_template_around_the_message(name, said):
 
 
 def test_events_are_lines_of_the_same_message():
-    tokens = (
-        chat("chatml").opening
-        + chat("chatml").event("Night 1.\nNobody died.")
-        + chat("chatml").event("Day 1.")
-    )
+    tokens = chat("chatml").opening + chat("chatml").event("Night 1.\nNobody died.") + chat("chatml").event("Day 1.")
     tokens += chat("chatml").cue("Bob votes for:")
     whole = rendered(chat("chatml").tokenizer, "Night 1.\nNobody died.\nDay 1.\nBob votes for:")
     assert list(tokens) == chat("chatml").tokenizer(whole, add_special_tokens=False)["input_ids"]
