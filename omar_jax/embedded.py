@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from omar_jax import experiment, rollout, runtime, sft, train_state
+from omar_jax.command_line import define_config, parse_flags
 from omar_jax.envs.base import Environment, Player
 from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
@@ -28,7 +28,7 @@ from omar_jax.model.config import DecoderConfig
 
 MAKE = flags.DEFINE_enum("make", None, ["tokenizer", "cold_start"], "What to make.", required=True)
 OUT = flags.DEFINE_string("out", str(experiment.EMBEDDED), "Folder to write into.")
-CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "Configuration.")
+CONFIG = define_config()
 
 TOKENIZER_GAMES = 400  # of every rule set
 VOCABULARY = 512
@@ -133,4 +133,4 @@ def main(argv):
 
 if __name__ == "__main__":
     runtime.keep_freed_memory()
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -5,7 +5,6 @@
 The same command continues an interrupted run. What it leaves in --workdir is listed in docs/design.md.
 """
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -15,15 +14,14 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from omar_jax import advantages, arena, experiment, layout, metrics, runtime, settings, train_state, update
+from omar_jax import advantages, arena, experiment, layout, metrics, runtime, train_state, update
 from omar_jax.checkpoint import Checkpoints
+from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
 from omar_jax.rollout import Game, environment_seed
 from omar_jax.turn_filter import filter_turns
 
-DEFAULT_CONFIG = "configs/werewolf.py"
-# No default of its own: ml_collections would read it, and fail on unknown settings, right here.
-CONFIG = config_flags.DEFINE_config_file("config", None, f"File[:preset]. Default: {DEFAULT_CONFIG}.")
+CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Default: runs/<config>-<preset>.")
 
 
@@ -67,8 +65,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         except runtime.StopRequested:
             save(iteration)
             checkpoints.close()
-            console.line(f"stopped and saved after {iteration} iterations; the same command continues")
-            return
+            console.line(f"saved after {iteration} iterations")
+            raise
 
         ################################# Score ##################################
         clock = time.perf_counter()
@@ -123,32 +121,6 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         arena.report(run.rollout, state.params, reference, config, workdir, console, stop)
 
 
-# What a value must be, by the type of its flag.
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "like (256, 512)"}
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line for `main`; a mistake in it ends the program with one line."""
-    only_config = flags.FlagValues()
-    file = flags.DEFINE_string("config", DEFAULT_CONFIG, "", only_config)
-    try:
-        only_config(argv, known_only=True)
-        fresh = settings.fresh(file.value)
-        for argument in argv[1:]:
-            if override := re.match(r"--?(?:no)?config\.([^=]+)", argument):
-                settings.check_known(fresh, override[1])
-        rest = flags.FLAGS([argv[0], *([] if file.present else [f"--config={file.value}"]), *argv[1:]])
-        if rest[1:]:
-            raise flags.Error(f"{rest[1]!r} is no flag; settings are given as --config.section.name=value")
-        return rest
-    except flags.IllegalFlagValueError as error:
-        setting, value = re.match(r"flag --([^=]+)=(.*?): ", str(error)).groups()
-        kind = flags.FLAGS[setting].parser.flag_type()
-        sys.exit(f"omar_jax: {setting}={value} cannot be used: it must be {KINDS.get(kind, kind)}")
-    except (settings.SettingError, flags.Error) as error:
-        sys.exit(f"omar_jax: {error}")
-
-
 def main(argv: list[str]) -> None:
     """Trains, and puts what the user can mend into one line."""
     del argv
@@ -157,6 +129,8 @@ def main(argv: list[str]) -> None:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = experiment.prepare_workdir(config, WORKDIR.value, file)
         train(config, workdir, console, runtime.Stop())
+    except runtime.StopRequested:
+        console.line("stopped; the same command continues")
     except experiment.USER_ERRORS as error:
         sys.exit(f"omar_jax: {error}")
 
