@@ -54,7 +54,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.advantages.baseline_decay = 0.9  # of the role baselines of mode "return"
 
     config.ppo = ConfigDict()
-    config.ppo.iterations = 30
+    config.ppo.iterations = 18
     config.ppo.epochs = 2
     config.ppo.minibatch_games = 64
     config.ppo.microbatch_games = 16
@@ -66,7 +66,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.ppo.clip_high = 0.2
     config.ppo.value_clip = 0.0  # 0: not clipped
     config.ppo.value_coefficient = 0.5
-    config.ppo.kl_coefficient = 0.005  # towards the cold-start policy
+    config.ppo.kl_coefficient = 0.012  # towards the cold-start policy
     config.ppo.entropy_coefficient = 0.0
 
     config.filter = ConfigDict()
