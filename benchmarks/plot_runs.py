@@ -1,7 +1,7 @@
 """Draws docs/results.svg from finished runs: what training added on each side, and how play changed on the way.
 
-    pip install matplotlib
-    python benchmarks/plot_runs.py --runs=runs/seed0,runs/seed1,runs/seed2
+pip install matplotlib
+python benchmarks/plot_runs.py --runs=runs/seed0,runs/seed1,runs/seed2
 """
 
 import json

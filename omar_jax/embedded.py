@@ -6,7 +6,6 @@
 Both are deterministic by seed; what they made ships with the project.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from absl import app, flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from omar_jax import experiment, rollout, runtime, sft, train_state
+from omar_jax import experiment, rollout, runtime
 from omar_jax.command_line import define_config, parse_flags
+from omar_jax.console import Console
 from omar_jax.envs.base import Environment, Player
 from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
@@ -93,19 +93,10 @@ def make_tokenizer(folder: Path) -> None:
 
 def make_cold_start(folder: Path, config) -> None:
     """Fine-tunes a fresh model on scripted games, then plays without legal decoding to see how fluent it is."""
-    started = time.perf_counter()
     run = experiment.build(config)
-    learner, plan = run.cold_start()
-    state = train_state.create(experiment.initial_params(run.model, config.seed), learner.optimizer)
-
-    def report(games, metrics):
-        values = "  ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in metrics.items())
-        print(f"{games:6d} games  {values}  {time.perf_counter() - started:.0f} s", flush=True)
-
-    player, c = run.scripted_player(), config.cold_start
-    state = sft.train(run.rollout, learner, state, player, plan, c.games, config.seed, report)
-    hf.save(folder, run.decoder_config, state.params)
-    print_fluency(run, state.params)
+    params = run.train_cold_start(Console())
+    hf.save(folder, run.decoder_config, params)
+    print_fluency(run, params)
 
 
 def print_fluency(run: experiment.Experiment, params) -> None:

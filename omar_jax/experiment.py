@@ -98,26 +98,27 @@ class Experiment:
         """The configured weights, as device arrays."""
         return jax.device_put(hf.load(model_folder(self.config), self.decoder_config))
 
+    def train_cold_start(self, console: Console) -> Params:
+        """A fresh model fine-tuned on scripted games; deterministic by seed."""
+        learner, plan = self.cold_start()
+        state = train_state.create(initial_params(self.model, self.config.seed), learner.optimizer)
+        total, seed, begun = self.config.cold_start.games, self.config.seed, time.perf_counter()
+
+        def report(games, numbers):
+            values = "  ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in numbers.items())
+            seconds = time.perf_counter() - begun
+            console.line(f"cold start {games:6d} of {total} games  {values}  {seconds:.0f} s")
+
+        return sft.train(self.rollout, learner, state, self.scripted_player(), plan, total, seed, report).params
+
     def cold_start_params(self, folder: Path, console: Console) -> Params:
-        """What training starts from and is held to: the configured weights, or made anew in `folder`."""
+        """The policy that training starts from and is held to: the configured weights, or made anew in `folder`."""
         if not self.config.cold_start.train:
             return self.load_params()
         if not folder.is_dir():
-            learner, plan = self.cold_start()
-            state = train_state.create(initial_params(self.model, self.config.seed), learner.optimizer)
-            total = self.config.cold_start.games
-            begun = time.perf_counter()
-
-            def report(games, numbers):
-                values = "  ".join(f"{name.split('/')[1]} {value:.4f}" for name, value in numbers.items())
-                seconds = time.perf_counter() - begun
-                console.line(f"cold start {games:6d} of {total} games  {values}  {seconds:.0f} s")
-
-            player, seed = self.scripted_player(), self.config.seed
-            state = sft.train(self.rollout, learner, state, player, plan, total, seed, report)
             unfinished = folder.with_name(folder.name + ".tmp")
             unfinished.mkdir(parents=True, exist_ok=True)
-            hf.save(unfinished, self.decoder_config, state.params)
+            hf.save(unfinished, self.decoder_config, self.train_cold_start(console))
             unfinished.rename(folder)
         return jax.device_put(hf.load(folder, self.decoder_config))
 
