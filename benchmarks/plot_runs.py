@@ -42,7 +42,8 @@ def draw_curves(axes, runs: list[Path]) -> None:
             lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
             axes.plot([line[name] for line in lines], color=color, alpha=0.8, label=None if n else title)
     axes.set_xlabel("iteration of 256 games")
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.6)  # room for the legend
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
 
 
