@@ -75,13 +75,12 @@ def undisturbed(tmp_path_factory, cache):
 def test_killed_three_times_and_continued_is_bitwise_the_same(undisturbed, cache, tmp_path):
     moments = random.Random(0)
     for _ in range(3):
-        process = start(tmp_path, cache)
-        for line in process.stdout:  # play begins after this line and a few seconds of loading programs
-            if "compiling" in line:
-                break
-        time.sleep(moments.uniform(2, 10))
-        process.kill()
-        process.wait()
+        with start(tmp_path, cache) as process:
+            for line in process.stdout:  # play begins after this line and a few seconds of loading programs
+                if "compiling" in line:
+                    break
+            time.sleep(moments.uniform(2, 10))
+            process.kill()
     output, _ = (process := start(tmp_path, cache)).communicate(timeout=300)
     assert process.returncode == 0, output
     assert_same_run(undisturbed, tmp_path)
