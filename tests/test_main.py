@@ -17,7 +17,7 @@ from configs.werewolf import get_config
 from omar_jax import experiment, train_state
 from omar_jax.checkpoint import Checkpoints
 
-ITERATIONS = 5
+ITERATIONS = 8
 # What depends on the machine's speed or on how often the process was started.
 VOLATILE = ("time/", "compilations")
 
@@ -76,11 +76,12 @@ def test_killed_three_times_and_continued_is_bitwise_the_same(undisturbed, cache
     moments = random.Random(0)
     for _ in range(3):
         with start(tmp_path, cache) as process:
-            for line in process.stdout:  # play begins after this line and a few seconds of loading programs
-                if "compiling" in line:
+            for line in process.stdout:
+                if line.startswith("iteration"):
                     break
-            time.sleep(moments.uniform(2, 10))
+            time.sleep(moments.uniform(0, 1))  # somewhere in one of the next iterations
             process.kill()
+        assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
     output, _ = (process := start(tmp_path, cache)).communicate(timeout=300)
     assert process.returncode == 0, output
     assert_same_run(undisturbed, tmp_path)
