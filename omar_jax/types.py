@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 PADDING = -1  # of seats, turns and legal tokens; token ids are padded with 0
@@ -109,4 +108,3 @@ class GameBatch(NamedTuple):
 
 
 Params = Mapping[str, Any]
-Metrics = Mapping[str, float | jax.Array]
