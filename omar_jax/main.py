@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from omar_jax import advantages, arena, experiment, layout, metrics, runtime, train_state, update
+from omar_jax import advantages, arena, experiment, layout, metrics, runtime, settings, train_state, update
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
@@ -72,6 +72,11 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         clock = time.perf_counter()
         episodes = [filter_turns(episode, run.chat.end, run.turn_filter) for episode in episodes]
         fitting = [e for e in episodes if e.rewards is not None and layout.sizes(e).fits(plan.buckets[-1])]
+        if not fitting:
+            raise settings.SettingError(
+                f"none of iteration {iteration}'s games fits config.play.transcript_tokens="
+                f"{config.play.transcript_tokens} and config.layout.buckets: larger ones, or a longer cold start"
+            )
         batch = plan.pack(fitting, roles)
         reference_log_probs = learner.reference_log_probs(reference, plan, fitting, batch, config.play.temperature)
         scored = time.perf_counter()
