@@ -45,6 +45,7 @@ class AdvantageSettings(NamedTuple):
       turn_value: which token's value stands for the turn: "last" (the paper's) or "first" (before it is
         spoken).
       whiten: the `how` that belongs to `whiten`; `compute` itself does not whiten.
+      balance_roles: whether `balance` follows.
     """
 
     mode: Mode = "hierarchical"
@@ -54,6 +55,7 @@ class AdvantageSettings(NamedTuple):
     lambda_token: float = 1.0
     turn_value: TurnValue = "last"
     whiten: Whiten = "global"
+    balance_roles: bool = False
 
 
 class Advantages(NamedTuple):
@@ -223,6 +225,23 @@ def whiten(advantages: jax.Array, mask: jax.Array, group: jax.Array, num_groups:
     return jnp.where(mask, centred / deviation[group], 0.0)
 
 
+def balance(advantages: jax.Array, mask: jax.Array, group: jax.Array, num_groups: int) -> jax.Array:
+    """Scales advantages so that all groups weigh the same in a mean over tokens, however many play in them.
+
+    One werewolf among five is a fifth of the tokens: the village would learn several times as fast, and no longer
+    believe a lie before the werewolves have found out that lies are believed.
+
+    Args:
+      advantages, mask, group, num_groups: as of `whiten`.
+
+    Returns:
+      [N, X] float32; the weights' mean over masked tokens is 1.
+    """
+    count = _members(group, mask, num_groups).sum((0, 1))
+    weight = mask.sum() / jnp.maximum(count * (count > 0).sum(), 1)
+    return jnp.where(mask, advantages * weight[group], 0.0)
+
+
 def role_returns(batch: GameBatch, num_groups: int) -> tuple[jax.Array, jax.Array]:
     """Adds up the seats' whole rewards by role, for `update_baselines`.
 
@@ -270,11 +289,13 @@ def update_baselines(baselines: jax.Array, sums: jax.Array, counts: jax.Array, d
 def compute_whitened(
     batch: GameBatch, settings: AdvantageSettings, num_groups: int, baselines: jax.Array
 ) -> Advantages:
-    """`compute` and `whiten` in one jitted call, for a whole iteration's games; baselines [G]."""
+    """`compute`, `whiten` and `balance` in one jitted call, for a whole iteration's games; baselines [G]."""
     computed = compute(batch, settings, baselines if settings.mode == "return" else None)
     group = to_tokens(batch.turn_group, batch.action_turn)
-    whitened = whiten(computed.advantages, computed.mask, group, num_groups, settings.whiten)
-    return computed._replace(advantages=whitened)
+    scaled = whiten(computed.advantages, computed.mask, group, num_groups, settings.whiten)
+    if settings.balance_roles:
+        scaled = balance(scaled, computed.mask, group, num_groups)
+    return computed._replace(advantages=scaled)
 
 
 @functools.partial(jax.jit, static_argnames="num_groups")

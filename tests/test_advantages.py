@@ -347,6 +347,18 @@ def test_whitening_equal_advantages_gives_zeros():
     np.testing.assert_array_equal(advantages.whiten(given, mask & False, group, 2, "global"), np.zeros((1, 10)))
 
 
+def test_balanced_groups_weigh_the_same():
+    rng = np.random.default_rng(3)
+    group = rng.choice(3, (4, 25), p=[0.7, 0.2, 0.1])  # of four; the last has nobody
+    mask = rng.random((4, 25)) < 0.8
+    given = np.where(mask, rng.normal(size=(4, 25)), 0.0).astype(np.float32)
+    balanced = np.asarray(jax.jit(advantages.balance, static_argnums=3)(given, mask, group, 4))
+    for role in range(3):
+        here = mask & (group == role)
+        np.testing.assert_allclose(balanced[here], given[here] * mask.sum() / 3 / here.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(balanced[~mask], 0)
+
+
 def test_whiten_errors():
     given, mask, group = random_tokens()
     with pytest.raises(ValueError, match="whiten must be one of"):
