@@ -68,7 +68,7 @@ def compare_updates(run: experiment.Experiment) -> None:
     num_games = run.plan.microbatch_games
     model, learner = run.model, run.learner
     params = experiment.initial_params(model, 0)
-    everything = sft.scripted_games(run.rollout, run.scripted_player(), range(400), 0)
+    everything = sft.given_games(run.rollout, run.given_game(), range(400))
     for room in run.plan.buckets:
         smaller = [r for r in run.plan.buckets if r != room and all(a <= b for a, b in zip(r, room, strict=True))]
         episodes = [
@@ -135,8 +135,8 @@ def compare_decoding(run: experiment.Experiment) -> None:
         legal_nodes=1, legal_width=1,
     )  # fmt: skip
     # No id ends a turn, so that both sides sample the same number of tokens.
-    shared_sampler = Sampler(run.model, -1, shapes)
-    seat_sampler = Sampler(run.model, -1, dataclasses.replace(shapes, games=(games * seats,), asked=(1,)))
+    shared_sampler = Sampler(run.model, (), shapes)
+    seat_sampler = Sampler(run.model, (), dataclasses.replace(shapes, games=(games * seats,), asked=(1,)))
     owners = np.concatenate([np.full(TRANSCRIPT.value, kv.SHARED), np.repeat(np.arange(seats), private)])
     caches = (
         filled_cache(shared_sampler, games, owners),

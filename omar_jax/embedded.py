@@ -23,7 +23,7 @@ from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.metrics import game_metrics
-from omar_jax.model import hf
+from omar_jax.model import families, hf
 from omar_jax.model.config import DecoderConfig
 
 MAKE = flags.DEFINE_enum("make", None, ["tokenizer", "cold_start"], "What to make.", required=True)
@@ -86,16 +86,17 @@ def make_tokenizer(folder: Path) -> None:
     fast.chat_template = CHAT_TEMPLATE
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
-    hf.write_config(folder, MODEL)
+    hf.write_config(folder, families.qwen3_config_json(MODEL))
     tokens = sum(len(ids) for ids in fast(texts, add_special_tokens=False)["input_ids"])
     print(f"{len(fast)} tokens; {tokens / sum(len(text.split()) for text in texts):.2f} tokens a word")
 
 
 def make_cold_start(folder: Path, config) -> None:
     """Fine-tunes a fresh model on scripted games, then plays without legal decoding to see how fluent it is."""
+    config.model.weights = "random"
     run = experiment.build(config)
-    params = run.train_cold_start(Console())
-    hf.save(folder, run.decoder_config, params)
+    params = run.train_cold_start(*run.weights(), Console())
+    hf.save(folder, families.qwen3_config_json(run.decoder_config), run.decoder_config, params)
     print_fluency(run, params)
 
 

@@ -1,36 +1,39 @@
 """From a checked configuration to the parts of a run. The commands build everything here.
 
-What is built: the environment, the chat around its text, the model with its weights, the sampler and rollout
-that play, the learner and minibatch plan that update.
+What is built: the environment, the chat around its text, the model, the sampler and rollout that play, the learner
+and minibatch plan that update; then the weights to start from, cold-started where the configuration says so.
 """
 
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from omar_jax import layout, metrics, settings, sft, train_state
 from omar_jax.advantages import Advantages, AdvantageSettings
-from omar_jax.checkpoint import CheckpointError
+from omar_jax.checkpoint import CheckpointError, Checkpoints
 from omar_jax.console import Console
+from omar_jax.envs import werewolf_published
 from omar_jax.envs.base import Player
 from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
-from omar_jax.model import hf
+from omar_jax.model import hf, lora, source
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
-from omar_jax.model.decoder import Decoder
+from omar_jax.model.decoder import Decoder, convert, counts_in_float32
 from omar_jax.model.hf import ModelError
-from omar_jax.rollout import Rollout
+from omar_jax.rollout import Game, Rollout, environment_seed
 from omar_jax.sampler import LegalTable, Sampler, Shapes
-from omar_jax.text.chat import Chat, load_tokenizer
+from omar_jax.text.chat import Chat
 from omar_jax.train_state import OptimizerSettings, make_optimizer
 from omar_jax.turn_filter import FilterSettings
 from omar_jax.types import Episode, GameBatch, Params
@@ -60,13 +63,20 @@ def prepare_workdir(config: ConfigDict, workdir: str | None, config_file: str) -
     return folder
 
 
-def model_folder(config: ConfigDict) -> Path:
-    """Where the model's config, weights and tokenizer lie."""
-    return EMBEDDED if config.model.folder == "embedded" else Path(config.model.folder)
+def stored_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run that exists.
+
+    Raises:
+      SettingError: the folder holds no run.
+    """
+    stored = workdir / "config.json"
+    if not stored.is_file():
+        raise settings.SettingError(f"--workdir={workdir} holds no config.json; give the folder of a run")
+    return ConfigDict(json.loads(stored.read_text()))
 
 
 def initial_params(model: Decoder, seed: int) -> Params:
-    """Random parameters."""
+    """Random parameters, in float32."""
 
     def init(key):
         tokens = np.zeros((1, 2), np.int32)
@@ -75,11 +85,26 @@ def initial_params(model: Decoder, seed: int) -> Params:
     return jax.jit(init)(jax.random.key(seed))
 
 
+class Start(NamedTuple):
+    """The parameters that self-play starts from.
+
+    Attributes:
+      trained: what the optimizer changes.
+      frozen: what it does not, beside it; None where everything is trained (`model.lora`).
+      reference: the whole policy as it is now, which the KL penalty holds on to; never changed.
+    """
+
+    trained: Params
+    frozen: Params | None
+    reference: Params
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """The parts of a run; see `build`."""
 
     config: ConfigDict
+    folder: Path  # of the model: config.json, weights, tokenizer
     env: Werewolf
     chat: Chat
     decoder_config: DecoderConfig
@@ -94,14 +119,69 @@ class Experiment:
         """The policy's network."""
         return self.learner.model
 
-    def load_params(self) -> Params:
-        """The configured weights, as device arrays."""
-        return jax.device_put(hf.load(model_folder(self.config), self.decoder_config))
+    def weights(self) -> tuple[Params, Params | None]:
+        """(trained, frozen) parameters as the configuration names them: stored or random, with new adapters."""
+        precision, adapters = self.config.precision, self.model.lora
+        dtype = self.dtype(precision.frozen if adapters else precision.params)
 
-    def train_cold_start(self, console: Console) -> Params:
-        """A fresh model fine-tuned on scripted games; deterministic by seed."""
+        def place(name, array):
+            return jax.device_put(array.astype(jnp.float32 if counts_in_float32(name) else dtype, copy=False))
+
+        if self.config.model.weights == "random":
+            params = convert(initial_params(Decoder(self.decoder_config), self.config.seed), dtype)
+        else:
+            params = hf.load(self.folder, self.decoder_config, place)
+        return lora.split(lora.add(params, adapters, self.config.seed) if adapters else params, adapters)
+
+    def policy(self, trained: Params, frozen: Params | None) -> Params:
+        """The whole policy in the dtype it computes in, so that play converts no weight twice."""
+        return convert(lora.combine(trained, frozen), self.model.dtype)
+
+    def start(self, folder: Path, console: Console) -> Start:
+        """The weights, fine-tuned on scripted games where `cold_start.train` says so and kept in `folder`."""
+        trained, frozen = self.weights()
+        if self.config.cold_start.train:
+            cold_start = Checkpoints(folder, keep=1, report=console.line)
+            if stored := cold_start.restore_latest(trained):
+                trained = stored[1]
+            else:
+                trained = self.train_cold_start(trained, frozen, console)
+                cold_start.save(0, trained, {})
+            cold_start.close()
+        # The optimizer gives its arrays away at every step, so the reference must have its own.
+        dtype = self.dtype(self.config.precision.frozen if frozen is None else "float32")
+        reference = jax.tree.map(jnp.copy, convert(trained, dtype))
+        return Start(trained, frozen, lora.combine(reference, frozen))
+
+    def moving(self, params: Params) -> dict[str, Any]:
+        """Everything that an iteration changes, as a run begins; what its checkpoints hold."""
+        averaged = self.config.ppo.average_decay > 0
+        state = train_state.create(params, self.learner.optimizer, averaged)
+        return {"state": state, "baselines": jnp.zeros(len(self.env.role_names))}
+
+    def result(self, workdir: Path, iteration: int | None = None) -> tuple[int, Params]:
+        """(iteration, the whole policy) of a run's checkpoint, the newest sound one if none is named.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it cannot be used.
+        """
+        trained, frozen = self.weights()
+        template = jax.eval_shape(self.moving, trained)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
+        if iteration is None:
+            found = checkpoints.restore_latest(template)
+            if found is None:
+                raise CheckpointError(f"{workdir} holds no checkpoint yet")
+            iteration, moving, _ = found
+        else:
+            moving, _ = checkpoints.restore(iteration, template)
+        checkpoints.close()
+        return iteration, lora.combine(moving["state"].result, frozen)
+
+    def train_cold_start(self, trained: Params, frozen: Params | None, console: Console) -> Params:
+        """`trained`, fine-tuned on scripted games; deterministic by seed."""
         learner, plan = self.cold_start()
-        state = train_state.create(initial_params(self.model, self.config.seed), learner.optimizer)
+        state = train_state.create(trained, learner.optimizer)
         total, seed, begun = self.config.cold_start.games, self.config.seed, time.perf_counter()
 
         def report(games, numbers):
@@ -109,18 +189,11 @@ class Experiment:
             seconds = time.perf_counter() - begun
             console.line(f"cold start {games:6d} of {total} games  {values}  {seconds:.0f} s")
 
-        return sft.train(self.rollout, learner, state, self.scripted_player(), plan, total, seed, report).params
+        return sft.train(self.rollout, learner, state, self.given_game(), plan, total, seed, report, frozen).params
 
-    def cold_start_params(self, folder: Path, console: Console) -> Params:
-        """The policy that training starts from and is held to: the configured weights, or made anew in `folder`."""
-        if not self.config.cold_start.train:
-            return self.load_params()
-        if not folder.is_dir():
-            unfinished = folder.with_name(folder.name + ".tmp")
-            unfinished.mkdir(parents=True, exist_ok=True)
-            hf.save(unfinished, self.decoder_config, self.train_cold_start(console))
-            unfinished.rename(folder)
-        return jax.device_put(hf.load(folder, self.decoder_config))
+    def dtype(self, setting: str) -> jnp.dtype:
+        """What a setting of `config.precision` means."""
+        return self.model.dtype if setting == "auto" else jnp.dtype(setting)
 
     def records(self, episodes: Sequence[Episode], batch: GameBatch, computed: Advantages) -> list[dict]:
         """Games as JSON, every action token with its advantage; row n of the batch is episode n."""
@@ -133,9 +206,22 @@ class Experiment:
             found.append(metrics.episode_record(episode, self.env.seat_names, of_turn, self.chat.tokenizer.decode))
         return found
 
-    def scripted_player(self) -> Player:
-        """Who plays the games of the cold start."""
-        return ScriptedPlayer()
+    def given_game(self) -> Callable[[int], Game]:
+        """The numbered games of the cold start: published ones, again and again, or scripted ones.
+
+        Raises:
+          SettingError: `cold_start.published` names no such games.
+        """
+        published = self.config.cold_start.published
+        if not published:
+            return lambda number: _played_by(ScriptedPlayer(), number, environment_seed(self.config.seed, number))
+        try:
+            games = werewolf_published.load(Path(published), self.env)
+        except ValueError as error:
+            raise settings.SettingError(f"config.cold_start.published: {error}") from error
+        if not games:
+            raise settings.SettingError(f"config.cold_start.published={published!r} holds no game that can be replayed")
+        return lambda number: _played_by(games[number % len(games)], number, games[number % len(games)].seed)
 
     def cold_start(self) -> tuple[Learner, MinibatchPlan]:
         """What fine-tunes on scripted games."""
@@ -146,22 +232,27 @@ class Experiment:
             max_gradient_norm=1.0,
             weight_decay=c.weight_decay,
             total_steps=c.games // c.minibatch_games,
+            momentum_dtype=self.config.precision.momentum,
         )
         loss = functools.partial(sft.sft_loss, c.value_coefficient)
         plan = dataclasses.replace(self.plan, games_at_once=c.games_at_once, minibatch_games=c.minibatch_games)
         return Learner(self.model, loss, make_optimizer(optimizer)), plan
 
 
+def _played_by(player: Player, number: int, seed: int) -> Game:
+    return Game(number, seed, lambda roles: [player] * len(roles))
+
+
 def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
     """The sizes play is compiled for: smaller batches for when games have finished, and half the seats.
 
-    Two of three games go on after their first day, fewer after each later one; these batch sizes keep idle slots
-    under a tenth (`play/idle_share` in the metrics).
+    Two of three games go on after their first day, fewer after each later one; eighths of 8, 7, 6 and 4 keep idle
+    slots under a tenth (`play/idle_share` in the metrics).
     """
     legal_nodes, legal_width = LegalTable.size(chat.action(choice) for choice in env.choices)
     games = config.play.games
     return Shapes(
-        games=tuple(sorted({max(games * eighths // 8, 1) for eighths in (8, 7, 6, 4)}, reverse=True)),
+        games=tuple(sorted({max(games * eighths // 8, 1) for eighths in config.play.batch_eighths}, reverse=True)),
         transcript=tuple(config.play.transcript_tokens),
         piece=config.play.piece_tokens,
         cue=config.play.cue_tokens,
@@ -172,24 +263,29 @@ def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
     )
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Builds the parts of a run.
+def build(config: ConfigDict, report: Callable[[str], None] = print) -> Experiment:
+    """Builds the parts of a run; `report` is told of what takes long.
 
     Raises:
       SettingError: a setting cannot be used.
       ModelError: the model's folder cannot be.
     """
     settings.check(config)
-    folder = model_folder(config)
-    env = Werewolf(RULE_SETS[config.environment.rules], config.environment.legal_choices)
+    folder = EMBEDDED if config.model.source == "embedded" else source.resolve(config.model.source, report)
+    rules = RULE_SETS[config.environment.rules]
+    rules = dataclasses.replace(rules, max_speech_tokens=config.environment.speech_tokens)
+    env = Werewolf(rules, config.environment.legal_choices)
     decoder_config = hf.read_config(folder)
     try:
-        chat = Chat(load_tokenizer(folder))
+        chat = Chat.from_folder(folder, config.model.thinking)
     except ValueError as error:  # `text` knows no errors of ours
         raise ModelError(str(error)) from error
-    model = Decoder(decoder_config, remat=config.model.remat)
+    compute = config.precision.compute
+    if compute == "auto":
+        compute = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    adapters = config.lora.rank and lora.LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.projections))
+    model = Decoder(decoder_config, config.model.remat, jnp.dtype(compute), adapters or None)
     shapes = sampler_shapes(config, env, chat)
-    sampler = Sampler(model, chat.end, shapes)
     ppo = config.ppo
     loss = PPOSettings(
         clip_low=ppo.clip_low,
@@ -199,7 +295,13 @@ def build(config: ConfigDict) -> Experiment:
         kl_coefficient=ppo.kl_coefficient,
         entropy_coefficient=ppo.entropy_coefficient,
     )
-    optimizer = OptimizerSettings(ppo.learning_rate, ppo.warmup_steps, ppo.max_gradient_norm, ppo.weight_decay)
+    optimizer = OptimizerSettings(
+        learning_rate=ppo.learning_rate,
+        warmup_steps=ppo.warmup_steps,
+        max_gradient_norm=ppo.max_gradient_norm,
+        weight_decay=ppo.weight_decay,
+        momentum_dtype=config.precision.momentum,
+    )
     plan = MinibatchPlan(
         games_at_once=config.play.games,
         minibatch_games=ppo.minibatch_games,
@@ -210,14 +312,15 @@ def build(config: ConfigDict) -> Experiment:
     a = config.advantages
     return Experiment(
         config=config,
+        folder=folder,
         env=env,
         chat=chat,
         decoder_config=decoder_config,
-        rollout=Rollout(env, chat, sampler, config.environment.role_card),
-        learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer)),
+        rollout=Rollout(env, chat, Sampler(model, chat.ends, shapes), config.environment.role_card),
+        learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer), ppo.average_decay),
         plan=plan,
         advantages=AdvantageSettings(
-            a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten
+            a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten, a.balance_roles
         ),
         turn_filter=FilterSettings(config.filter.unfinished, config.filter.empty, config.filter.repeated_words),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from omar_jax import advantages, arena, experiment, layout, metrics, runtime, settings, train_state, update
+from omar_jax import advantages, arena, experiment, metrics, runtime, settings, update
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
@@ -29,16 +29,14 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     """Trains to the last iteration or until it is asked to stop, continuing what `workdir` holds; then the arena."""
     ################################## Build ##################################
     compilations = metrics.CompilationCounter()
-    run = experiment.build(config)
+    run = experiment.build(config, console.line)
     learner, plan, roles = run.learner, run.plan, run.env.role_names
-    reference = run.cold_start_params(workdir / "cold_start", console)
-    state = train_state.create(jax.tree.map(jax.numpy.copy, reference), learner.optimizer)
-    baselines = jax.numpy.zeros(len(roles))
+    params, frozen, reference = run.start(workdir / "cold_start", console)
+    moving, start = run.moving(params), 0
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, console.line)
-    start = 0
-    if restored := checkpoints.restore_latest({"state": state, "baselines": baselines}):
-        start, saved, _ = restored
-        state, baselines = saved["state"], saved["baselines"]
+    if restored := checkpoints.restore_latest(moving):
+        start, moving, _ = restored
+    state, baselines = moving["state"], moving["baselines"]
     writer = metrics.MetricsWriter(workdir, start)
 
     def save(iterations_done):
@@ -48,8 +46,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     if not restored:
         save(0)
     console.line(f"{workdir}: {'continuing after' if start else 'starting at'} iteration {start}; compiling ...")
-    run.rollout.sampler.warm_up(reference)
-    learner.warm_up(reference, plan)
+    run.rollout.sampler.warm_up(run.policy(state.params, frozen))
+    learner.warm_up(reference, state.params, frozen, plan)
 
     for iteration in range(start, config.ppo.iterations):
         ################################## Play ##################################
@@ -61,7 +59,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         ]
         try:
             with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                episodes, cost = run.rollout.play(games, [state.params], key, config.play.temperature, progress)
+                policy = run.policy(state.params, frozen)
+                episodes, cost = run.rollout.play(games, [policy], key, config.play.temperature, progress)
         except runtime.StopRequested:
             save(iteration)
             checkpoints.close()
@@ -70,8 +69,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
         ################################# Score ##################################
         clock = time.perf_counter()
-        episodes = [filter_turns(episode, run.chat.end, run.turn_filter) for episode in episodes]
-        fitting = [e for e in episodes if e.rewards is not None and layout.sizes(e).fits(plan.buckets[-1])]
+        episodes = [filter_turns(episode, run.chat.ends, run.turn_filter) for episode in episodes]
+        fitting = plan.fitting(episodes)
         if not fitting:
             raise settings.SettingError(
                 f"none of iteration {iteration}'s games fits config.play.transcript_tokens="
@@ -94,7 +93,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
             for _ in range(config.ppo.epochs)
             for minibatch in plan.minibatches(fitting, batch, targets, order)
         )
-        state, numbers = learner.update(state, minibatches, config.play.temperature)
+        state, numbers = learner.update(state, minibatches, config.play.temperature, frozen)
         updated = time.perf_counter()
 
         ################################# Write ##################################
@@ -123,7 +122,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
     ################################## Arena ##################################
     if config.arena.games:
-        arena.report(run.rollout, state.params, reference, config, workdir, console, stop)
+        trained = run.policy(state.result, frozen)
+        arena.report(run.rollout, trained, run.policy(reference, None), config, workdir, console, stop)
 
 
 def main(argv: list[str]) -> None:

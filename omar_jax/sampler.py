@@ -190,12 +190,12 @@ class Sampler:
 
     Attributes:
       model: the decoder.
-      end: the id that ends a turn.
+      ends: the ids that end a turn.
       shapes: what play is compiled for.
     """
 
     model: Decoder
-    end: int
+    ends: tuple[int, ...]
     shapes: Shapes
 
     def warm_up(self, params: Params) -> None:
@@ -214,7 +214,7 @@ class Sampler:
 
     def empty(self, num_games: int) -> kv.Cache:
         """The cache of games not yet begun."""
-        return kv.empty(self.model.config, num_games, self.shapes.transcript[0])
+        return kv.empty(self.model.config, num_games, self.shapes.transcript[0], self.model.dtype)
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def grow(self, cache: kv.Cache, room: int) -> kv.Cache:
@@ -247,6 +247,7 @@ class Sampler:
         """
         config, num_cue, num_action = self.model.config, ask.cue.shape[2], self.shapes.action
         room = num_cue + num_action
+        ends = jnp.asarray(self.ends, jnp.int32)
         rows = jax.vmap(lambda game, turns: jax.vmap(lambda t: jax.random.fold_in(game, t))(turns))(
             jax.vmap(lambda game: jax.random.fold_in(key, game))(ask.game), ask.turn
         )
@@ -280,7 +281,7 @@ class Sampler:
                 values=note(spoken.values, value),
                 count=spoken.count + ~over,
             )
-            return node, over | (token == self.end) | (j + 1 >= ask.limit), spoken
+            return node, over | jnp.isin(token, ends) | (j + 1 >= ask.limit), spoken
 
         def more(carry):
             j, _, _, over, _ = carry
@@ -293,7 +294,7 @@ class Sampler:
             return j + 1, branches, *speak(j, logits, value, node, over, spoken)
 
         shape = ask.seat.shape
-        branches = kv.empty_branches(config, *shape, room)
+        branches = kv.empty_branches(config, *shape, room, self.model.dtype)
         branches, logits, value = read(branches, ask.cue, 0)
         nothing = jnp.zeros((*shape, num_action))
         spoken = Spoken(nothing.astype(jnp.int32), nothing, nothing, jnp.zeros(shape, jnp.int32))

@@ -14,6 +14,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from omar_jax.envs.werewolf_rules import RULE_SETS
+from omar_jax.model.lora import PROJECTIONS
+
+DTYPES = ("float32", "bfloat16")
 
 
 class SettingError(ValueError):
@@ -100,22 +103,32 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from one_of("advantages.mode", ("hierarchical", "token", "turn", "return"))
     yield from one_of("advantages.turn_value", ("last", "first"))
     yield from one_of("advantages.whiten", ("global", "role", "none"))
-    yield from positive("play.temperature", "ppo.learning_rate", "ppo.max_gradient_norm")
+    yield from one_of("model.weights", ("stored", "random"))
+    for name in ("compute", "params", "frozen", "momentum"):
+        yield from one_of(f"precision.{name}", (*(("auto",) if name in ("compute", "frozen") else ()), *DTYPES))
+    yield from positive("lora.alpha", "play.temperature", "ppo.learning_rate", "ppo.max_gradient_norm")
     yield from positive("cold_start.learning_rate")
     yield from at_least(1, "play.games", "play.piece_tokens", "play.cue_tokens", "play.action_tokens")
+    yield from at_least(1, "environment.speech_tokens")
     yield from at_least(1, "ppo.iterations", "ppo.epochs", "ppo.minibatch_games", "ppo.microbatch_games")
     yield from at_least(1, "cold_start.games", "cold_start.games_at_once", "cold_start.minibatch_games")
     yield from at_least(1, "checkpoint.every", "checkpoint.keep")
     yield from at_least(0, "ppo.warmup_steps", "ppo.weight_decay", "ppo.value_clip", "ppo.value_coefficient")
     yield from at_least(0, "ppo.kl_coefficient", "ppo.entropy_coefficient", "ppo.clip_low", "ppo.clip_high")
     yield from at_least(0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient")
-    yield from at_least(0, "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
+    yield from at_least(0, "lora.rank", "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
     yield from fraction("advantages.gamma_turn", "advantages.lambda_turn", "advantages.gamma_token")
     yield from fraction("advantages.lambda_token", "advantages.baseline_decay", "ppo.clip_low")
+    if not 0 <= config.ppo.average_decay < 1:
+        yield "ppo.average_decay", "at least 0 (no average) and below 1"
     yield from divides("ppo.microbatch_games", "ppo.minibatch_games")
     yield from divides("ppo.minibatch_games", "play.games")
     yield from divides("ppo.microbatch_games", "cold_start.minibatch_games")
     yield from divides("cold_start.minibatch_games", "cold_start.games_at_once")
+    if not set(config.lora.projections) <= set(PROJECTIONS) or not config.lora.projections:
+        yield "lora.projections", f"some of {', '.join(PROJECTIONS)}"
+    if config.environment.speech_tokens > config.play.action_tokens:
+        yield "environment.speech_tokens", f"at most play.action_tokens={config.play.action_tokens}"
     if config.environment.role_card == "cue" and config.play.cue_tokens < 96:
         yield "play.cue_tokens", "at least 96 with environment.role_card='cue', which repeats what a seat was told"
     if config.arena.games == 1 or config.arena.games < 0:
@@ -128,7 +141,9 @@ def _wrong_sizes(config: ConfigDict) -> Iterator[tuple[str, str]]:
         fits = isinstance(values, Iterable) and all(isinstance(value, int) and value > 0 for value in values)
         return fits and (len(values) == count if count else len(values) > 0)
 
-    transcript, buckets = config.play.transcript_tokens, config.layout.buckets
+    transcript, buckets, eighths = config.play.transcript_tokens, config.layout.buckets, config.play.batch_eighths
+    if not are_sizes(eighths) or eighths[0] != 8 or list(eighths) != sorted(set(eighths), reverse=True):
+        yield "play.batch_eighths", "descending from 8, as in (8, 6, 4)"
     if not are_sizes(transcript) or list(transcript) != sorted(transcript):
         yield "play.transcript_tokens", "ascending cache sizes, as in (256, 512)"
     elif transcript[0] < 2 * config.play.piece_tokens:

@@ -1,8 +1,8 @@
 """Cold start: supervised fine-tuning on given games, so that the policy speaks the game's language.
 
-The life of a cold start: scripted players play games (`scripted_games`), the games are laid out exactly as
-self-play's are, and the policy learns to say what the scripts said: cross-entropy on action tokens alone, over the
-whole vocabulary, for it shall be fluent without legal decoding. The critic learns beside it how the games ended.
+The life of a cold start: scripts or people of record play games (`given_games`), the games are laid out exactly as
+self-play's are, and the policy learns to say what was said: cross-entropy on action tokens alone, over the whole
+vocabulary, for it shall be fluent without legal decoding. The critic learns beside it how the games ended.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from omar_jax.advantages import AdvantageSettings, compute
-from omar_jax.envs.base import Player
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Game, Rollout
+from omar_jax.settings import SettingError
 from omar_jax.train_state import TrainState
-from omar_jax.types import Episode, GameBatch
+from omar_jax.types import Episode, GameBatch, Params
 from omar_jax.update import ActionOutputs, Learner, MinibatchPlan, Targets
 
 RETURNS = AdvantageSettings(mode="return", gamma_turn=1.0)
@@ -37,46 +37,48 @@ def sft_loss(
     }
 
 
-def scripted_games(rollout: Rollout, player: Player, numbers: range, seed: int) -> list[Episode]:
-    """The games with these numbers, every seat played by the scripted player."""
-
-    def everybody(roles):
-        return [player] * len(roles)
-
-    games = [Game(number, environment_seed(seed, number), everybody) for number in numbers]
-    return rollout.play(games, policies=[], key=jax.random.key(0))[0]
+def given_games(rollout: Rollout, game: Callable[[int], Game], numbers: range) -> list[Episode]:
+    """The games with these numbers, which `game` gives players to; no policy plays."""
+    return rollout.play([game(number) for number in numbers], policies=[], key=jax.random.key(0))[0]
 
 
 def train(
     rollout: Rollout,
     learner: Learner,
     state: TrainState,
-    player: Player,
+    game: Callable[[int], Game],
     plan: MinibatchPlan,
     num_games: int,
     seed: int,
     report: Callable[[int, dict[str, float]], None],
+    frozen: Params | None = None,
 ) -> TrainState:
-    """Fine-tunes on `num_games` scripted games, each seen once; deterministic by seed.
+    """Fine-tunes on games 0 to `num_games` as `game` gives them; deterministic by seed.
 
     Args:
-      rollout: of the environment, for the scripted games.
+      rollout: of the environment, for the games.
       learner: with `sft_loss`.
       state: to start from.
-      player: who plays the games.
+      game: a numbered game with its players.
       plan: sizes of minibatches; its `games_at_once` are made and laid out together.
       num_games: how many games.
-      seed: of games and order.
+      seed: of the order of minibatches.
       report: told the number of games learned from, and metrics.
+      frozen: parameters beside `state.params` that are not trained, if there are any.
     """
     for first in range(0, num_games, plan.games_at_once):
         numbers = range(first, min(first + plan.games_at_once, num_games))
-        episodes = scripted_games(rollout, player, numbers, seed)
+        episodes = plan.fitting(given_games(rollout, game, numbers))
+        if not episodes:
+            raise SettingError(
+                f"none of {len(numbers)} given games fits config.play.transcript_tokens and config.layout.buckets: "
+                "larger ones, or a smaller config.environment.speech_tokens"
+            )
         batch = plan.pack(episodes, rollout.env.role_names)
         # Every action token's critic target is how the game ended for its seat.
         returns = compute(batch, RETURNS, jnp.zeros(len(rollout.env.role_names)))
         targets = Targets(*map(np.asarray, (returns.advantages, returns.targets, returns.mask, batch.action_log_probs)))
         order = np.random.default_rng((seed, first))
-        state, metrics = learner.update(state, plan.minibatches(episodes, batch, targets, order), 1.0)
+        state, metrics = learner.update(state, plan.minibatches(episodes, batch, targets, order), 1.0, frozen)
         report(numbers.stop, metrics)
     return state

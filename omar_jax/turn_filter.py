@@ -34,25 +34,25 @@ def repeats(words: Sequence[str], limit: int) -> bool:
     return False
 
 
-def is_degenerate(turn: Turn, end: int, settings: FilterSettings) -> bool:
-    """Whether a rule catches the turn; `end` is the end-of-turn id."""
+def is_degenerate(turn: Turn, ends: tuple[int, ...], settings: FilterSettings) -> bool:
+    """Whether a rule catches the turn; `ends` are the ids that end one."""
     if turn.legal is not None:
         return False
     words = turn.text.split()
     return (
-        (settings.unfinished and (not turn.action or turn.action[-1] != end))
+        (settings.unfinished and (not turn.action or turn.action[-1] not in ends))
         or (settings.empty and not words)
         or (settings.repeated_words > 0 and repeats(words, settings.repeated_words))
     )
 
 
-def filter_turns(episode: Episode, end: int, settings: FilterSettings) -> Episode:
+def filter_turns(episode: Episode, ends: tuple[int, ...], settings: FilterSettings) -> Episode:
     """The episode with `kept` set on every turn."""
     steps = tuple(
         dataclasses.replace(
             step,
             turns={
-                seat: dataclasses.replace(turn, kept=not is_degenerate(turn, end, settings))
+                seat: dataclasses.replace(turn, kept=not is_degenerate(turn, ends, settings))
                 for seat, turn in step.turns.items()
             },
         )

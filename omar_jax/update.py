@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from omar_jax import layout, losses
+from omar_jax import layout, losses, train_state
 from omar_jax.model.attention import two_stream
 from omar_jax.model.decoder import Decoder
+from omar_jax.model.lora import combine
 from omar_jax.train_state import TrainState
 from omar_jax.types import Episode, GameBatch, Params
 
@@ -152,6 +153,10 @@ class MinibatchPlan:
     buckets: tuple[layout.Sizes, ...]
     legal_width: int
 
+    def fitting(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The games that came to an end and fit the largest bucket; others train nothing."""
+        return [e for e in episodes if e.rewards is not None and layout.sizes(e).fits(self.buckets[-1])]
+
     def pack(self, episodes: Sequence[Episode], role_names: Sequence[str]) -> GameBatch:
         """Lays `games_at_once` games out at the largest bucket's size; fewer are filled up with padding games."""
         batch = layout.pack(episodes, role_names, self.buckets[-1], self.legal_width)
@@ -197,19 +202,21 @@ class Learner:
       model: the decoder.
       loss: `ppo_loss` with its settings, or the cold start's.
       optimizer: from `train_state.make_optimizer`.
+      average_decay: of the parameters' running average, where the state keeps one.
     """
 
     model: Decoder
     loss: Loss
     optimizer: optax.GradientTransformation
+    average_decay: float = 0.0
 
-    def warm_up(self, params: Params, plan: MinibatchPlan) -> None:
+    def warm_up(self, reference: Params, params: Params, frozen: Params | None, plan: MinibatchPlan) -> None:
         """Compiles the passes over every bucket, so that no iteration waits for one."""
         for room in plan.buckets:
             batch = layout.empty(plan.microbatch_games, room, plan.legal_width)
-            self.log_probs(params, batch, 1.0)
+            self.log_probs(reference, batch, 1.0)
             targets = nothing_to_learn(plan.microbatch_games, room)
-            self.accumulate(self.zeros(params), params, batch, targets, 1.0, np.float32(1.0))
+            self.accumulate(self.zeros(params), params, frozen, batch, targets, 1.0, np.float32(1.0))
 
     @functools.partial(jax.jit, static_argnums=0)
     def log_probs(self, params: Params, batch: GameBatch, temperature) -> jax.Array:
@@ -217,11 +224,11 @@ class Learner:
         return evaluate_actions(self.model, params, batch, temperature).log_probs
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def accumulate(self, gradients, params, batch, targets, temperature, num_tokens):
+    def accumulate(self, gradients, params, frozen, batch, targets, temperature, num_tokens):
         """Adds a microbatch's gradients to the (donated) `gradients`. -> (gradients, metrics)."""
 
         def loss(params):
-            outputs = evaluate_actions(self.model, params, batch, temperature)
+            outputs = evaluate_actions(self.model, combine(params, frozen), batch, temperature)
             return self.loss(outputs, batch, targets, num_tokens)
 
         (_, metrics), new = jax.value_and_grad(loss, has_aux=True)(params)
@@ -230,9 +237,8 @@ class Learner:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def apply(self, state: TrainState, gradients) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimizer step; the state is donated."""
-        updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimizer, state.step + 1), {"optimizer/gradient_norm": optax.global_norm(gradients)}
+        state = train_state.advance(state, gradients, self.optimizer, self.average_decay)
+        return state, {"optimizer/gradient_norm": optax.global_norm(gradients)}
 
     @functools.partial(jax.jit, static_argnums=0)
     def zeros(self, params: Params) -> Params:
@@ -252,29 +258,41 @@ class Learner:
         return log_probs
 
     def minibatch(
-        self, state: TrainState, microbatches: Sequence[tuple[GameBatch, Targets]], temperature
+        self,
+        state: TrainState,
+        microbatches: Sequence[tuple[GameBatch, Targets]],
+        temperature,
+        frozen: Params | None = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimizer step on a minibatch given as microbatches. -> (state, metrics)."""
         num_tokens = np.float32(max(sum(int(targets.mask.sum()) for _, targets in microbatches), 1))
         gradients = self.zeros(state.params)
         totals: dict[str, Any] = {}
         for batch, targets in microbatches:
-            gradients, metrics = self.accumulate(gradients, state.params, batch, targets, temperature, num_tokens)
+            gradients, metrics = self.accumulate(
+                gradients, state.params, frozen, batch, targets, temperature, num_tokens
+            )
             totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
         state, metrics = self.apply(state, gradients)
         return state, totals | metrics
 
     def update(
-        self, state: TrainState, minibatches: Iterable[Sequence[tuple[GameBatch, Targets]]], temperature
+        self,
+        state: TrainState,
+        minibatches: Iterable[Sequence[tuple[GameBatch, Targets]]],
+        temperature,
+        frozen: Params | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
         """One optimizer step a minibatch. -> (state, metrics averaged over minibatches).
+
+        `frozen` are the parameters beside `state.params` that are not trained, if there are any (`model.lora`).
 
         "policy/log_prob_gap", between the sampler's and the trainer's log-probabilities, is the first minibatch's
         alone: there the parameters are still those that sampled.
         """
         history = []
         for microbatches in minibatches:
-            state, metrics = self.minibatch(state, microbatches, temperature)
+            state, metrics = self.minibatch(state, microbatches, temperature, frozen)
             history.append(metrics)
         history = jax.device_get(history)
         means = {name: float(np.mean([metrics[name] for metrics in history])) for name in history[0]}

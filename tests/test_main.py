@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs.werewolf import get_config
-from omar_jax import experiment, train_state
+from omar_jax import experiment
 from omar_jax.checkpoint import Checkpoints
 
 ITERATIONS = 8
@@ -38,13 +38,11 @@ def metrics_of(workdir: Path) -> list[dict]:
 
 def parameters_of(workdir: Path) -> list[np.ndarray]:
     run = experiment.build(get_config("smoke"))
-    state = train_state.create(run.load_params(), run.learner.optimizer)
-    template = {"state": state, "baselines": np.zeros(len(run.env.role_names), np.float32)}
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
-    iteration, saved, _ = checkpoints.restore_latest(template)
+    iteration, saved, _ = checkpoints.restore_latest(run.moving(run.weights()[0]))
     checkpoints.close()
     assert iteration == ITERATIONS
-    return jax.tree.leaves(jax.device_get(saved["state"]))
+    return jax.tree.leaves(jax.device_get(saved))
 
 
 def assert_same_run(a: Path, b: Path) -> None:

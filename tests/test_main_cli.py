@@ -27,7 +27,7 @@ MISTAKES = {
     "--config.play.games=100": "config.play.games=100 cannot be used: it must be a multiple of",
     "--config.ppo.kl_coefficient=-1": "kl_coefficient=-1.0 cannot be used: it must be at least 0",
     "--config=configs/werewolf.py:smoke --config.ppo.minibatch_games=5": "games=5 cannot be used",
-    "--config.model.folder=/nowhere": "model.folder='/nowhere' holds no config.json",
+    "--config.model.source=/nowhere": "model.source='/nowhere' is no folder here; right are",
     "--confg=1": "Unknown command line flag 'confg'. Did you mean: config",
     "smoke": "'smoke' is no flag; settings are given as --config.section.name=value",
 }

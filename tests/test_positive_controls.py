@@ -120,6 +120,11 @@ class Anything:
 
 # ---------------------------------------------------------------- the parts of a run
 
+
+def given_game(number):
+    return Game(number, environment_seed(0, number), lambda roles: [Anything()] * 2)
+
+
 NUM_GAMES = 64
 CHAT = Chat(load_tokenizer(experiment.EMBEDDED))
 CONFIG = DecoderConfig(
@@ -134,7 +139,7 @@ CONFIG = DecoderConfig(
 )
 MODEL = Decoder(CONFIG)
 NODES, WIDTH = LegalTable.size(CHAT.action(name) for name in NAMES)
-SAMPLER = Sampler(MODEL, CHAT.end, Shapes((NUM_GAMES,), (96,), 32, 16, 6, (2,), NODES, WIDTH))
+SAMPLER = Sampler(MODEL, CHAT.ends, Shapes((NUM_GAMES,), (96,), 32, 16, 6, (2,), NODES, WIDTH))
 PLAN = MinibatchPlan(NUM_GAMES, 32, 32, (layout.Sizes(48, 96, 24, 4),), WIDTH)
 PPO = functools.partial(update.ppo_loss, PPOSettings(0.2, 0.2, None, 0.5, 0.0, 0.0))
 LEARNER = Learner(MODEL, PPO, make_optimizer(OptimizerSettings(4e-3, 4, 1.0, 0.0)))
@@ -151,7 +156,7 @@ def start(control):
     env = CONTROLS[control]
     if not env.legal:
         rollout = Rollout(env, CHAT, SAMPLER)
-        state = sft.train(rollout, COLD, state, Anything(), PLAN, COLD_GAMES, 0, lambda games, metrics: None)
+        state = sft.train(rollout, COLD, state, given_game, PLAN, COLD_GAMES, 0, lambda games, metrics: None)
     return jax.device_get(state.params)
 
 

@@ -45,7 +45,7 @@ def params_of(config):
 
 
 def rollout_of(rules="five", legal=True, role_card="private", shapes=PLAIN, config=CONFIG):
-    return Rollout(Werewolf(RULE_SETS[rules], legal), CHAT, Sampler(Decoder(config), CHAT.end, shapes), role_card)
+    return Rollout(Werewolf(RULE_SETS[rules], legal), CHAT, Sampler(Decoder(config), CHAT.ends, shapes), role_card)
 
 
 def everybody(roles):
@@ -105,7 +105,7 @@ def gaps(rollout, episodes, temperature=1.0):
 
 
 WINDOW = dataclasses.replace(
-    CONFIG, layers=2, sliding_window=40, global_every=2, window_rope_theta=100.0, qkv_bias=True
+    CONFIG, layers=2, sliding_window=40, windowed_layers=(True, False), window_rope_theta=100.0, qkv_bias=True
 )
 VARIETY = {
     "five": {},

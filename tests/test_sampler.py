@@ -1,5 +1,7 @@
 """The sampler: legal tables by hand, frequencies of draws, words that depend on nothing but their game."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ CONFIG = DecoderConfig(
     vocabulary=VOCABULARY, width=16, layers=1, heads=4, kv_heads=2, head_dim=4, mlp_width=24, rope_theta=100.0
 )
 SHAPES = Shapes(games=(3, 1), transcript=(24, 40), piece=8, cue=5, action=6, asked=(2,), legal_nodes=8, legal_width=3)
-SAMPLER = Sampler(Decoder(CONFIG), END, SHAPES)
+SAMPLER = Sampler(Decoder(CONFIG), (END,), SHAPES)
 PARAMS = streams.random_params(SAMPLER.model, seed=0)
 OPTIONS = ((3, 4, END), (3, 5, END), (6, END))
 KEY = jax.random.key(7)
@@ -165,6 +167,23 @@ def test_a_turn_stops_at_its_limit(limit):
     spoken = speak([Past(game, limit) for game in range(3)])
     assert_valid(spoken, limit)
     assert (spoken.count == limit).any()
+
+
+def test_any_of_several_ends_ends_a_turn():
+    ends = (END, 3, 4, 5)
+    sampler = dataclasses.replace(SAMPLER, ends=ends)
+    pasts = [Past(game) for game in range(3)]
+    stopped = set()
+    for i in range(4):
+        key = jax.random.key(i)
+        spoken = sampler.decode(PARAMS, cache_of(pasts), ask_of(pasts), key, jnp.float32(1.0))
+        longer = speak(pasts, key)
+        for at in np.ndindex(3, 2):
+            wanted = longer.tokens[at][: longer.count[at]].tolist()
+            first = next((i for i, token in enumerate(wanted) if token in ends), len(wanted) - 1)
+            assert spoken.tokens[at][: spoken.count[at]].tolist() == wanted[: first + 1]
+            stopped.add(wanted[first])
+    assert len(stopped & {*ends}) > 1
 
 
 def test_nobody_asked_says_nothing():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from omar_jax.turn_filter import FilterSettings, filter_turns, is_degenerate, repeats
 from omar_jax.types import Episode, RolloutStep, Turn
 
-END = 9
+END, OTHER_END = ENDS = (9, 7)
 ALL = FilterSettings(unfinished=True, empty=True, repeated_words=4)
 NONE = FilterSettings(unfinished=False, empty=False, repeated_words=0)
 
@@ -61,21 +61,22 @@ def test_repetitions_are_stretches_of_one_period(words, limit):
     ],
 )
 def test_every_rule_catches_its_turns_alone(said, rule):
-    assert is_degenerate(said, END, ALL)
-    assert not is_degenerate(said, END, ALL._replace(**{rule: getattr(NONE, rule)}))
-    assert is_degenerate(said, END, NONE._replace(**{rule: getattr(ALL, rule)}))
+    assert is_degenerate(said, ENDS, ALL)
+    assert not is_degenerate(said, ENDS, ALL._replace(**{rule: getattr(NONE, rule)}))
+    assert is_degenerate(said, ENDS, NONE._replace(**{rule: getattr(ALL, rule)}))
 
 
 def test_good_turns_and_choices_are_kept():
-    assert not is_degenerate(turn("I think Bob is a werewolf."), END, ALL)
-    assert not is_degenerate(turn("", action=(1, 2), legal=((1,), (2, 3))), END, ALL)
+    assert not is_degenerate(turn("I think Bob is a werewolf."), ENDS, ALL)
+    assert not is_degenerate(turn("I think so.", action=(1, OTHER_END)), ENDS, ALL)
+    assert not is_degenerate(turn("", action=(1, 2), legal=((1,), (2, 3))), ENDS, ALL)
 
 
 def test_an_episode_keeps_everything_but_the_verdicts():
     good, empty, unjustly = turn("I am the seer."), turn(""), turn("Hello all.", kept=False)
     steps = (RolloutStep(public=(5,)), RolloutStep(private={1: (6,)}, turns={0: good, 1: empty, 2: unjustly}))
     episode = Episode(3, 4, steps, (("public", "hello"),), (1.0, -1.0, 1.0), ("a", "b", "a"), {"days": 1.0})
-    filtered = filter_turns(episode, END, ALL)
+    filtered = filter_turns(episode, ENDS, ALL)
     assert [said.kept for said in filtered.steps[1].turns.values()] == [True, False, True]
     assert [said.text for said in filtered.steps[1].turns.values()] == [good.text, empty.text, unjustly.text]
     assert filtered.steps[0] == steps[0] and filtered.steps[1].private == steps[1].private

@@ -205,7 +205,7 @@ def test_the_first_minibatch_finds_the_samplers_log_probs():
     params = streams.random_params(model, seed=1)
     nodes, width = LegalTable.size(chat.action(choice) for choice in env.choices)
     shapes = Shapes((4,), (512,), 64, 192, 8, (8,), nodes, width)
-    rollout = Rollout(env, chat, Sampler(model, chat.end, shapes))
+    rollout = Rollout(env, chat, Sampler(model, chat.ends, shapes))
     specs = [Game(i, environment_seed(1, i), lambda roles: [0] * len(roles)) for i in range(4)]
     episodes, _ = rollout.play(specs, [params], jax.random.key(0))
     room = Sizes(*map(max, zip(*map(layout.sizes, episodes), strict=True)))

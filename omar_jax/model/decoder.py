@@ -14,17 +14,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from omar_jax.model.config import DecoderConfig
+from omar_jax.model.config import DecoderConfig, RopeScaling
+from omar_jax.model.lora import LORA_A, LORA_B, LoRA
+from omar_jax.types import Params
 
 # (layer, query [..., L, K, G, h], key [..., L, K, h], value like key) -> (output like query, what to keep)
 Attend = Callable[[int, jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def rotary_table(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def rotary_table(
+    positions: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of rotary angles, [..., L, head_dim / 2] each, for positions [..., L] (arXiv 2104.09864)."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequency = frequency * _slowed(frequency, scaling)
     angle = positions[..., None].astype(jnp.float32) * frequency
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def _slowed(frequency: jax.Array, scaling: RopeScaling) -> jax.Array:
+    """What rotary frequencies [head_dim / 2] are multiplied by; see `RopeScaling`."""
+    if scaling.kind == "linear":
+        return jnp.full_like(frequency, 1 / scaling.factor)
+    turns = scaling.original_positions * frequency / (2 * jnp.pi)  # in a text of the original length
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = jnp.clip((turns - low) / (high - low), 0, 1)
+    return kept + (1 - kept) / scaling.factor
 
 
 def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -52,6 +68,31 @@ class RMSNorm(nn.Module):
         return (normed * weight).astype(x.dtype)
 
 
+class Projection(nn.Module):
+    """x [M, in] W (+ bias), in x's dtype, and with an adapter + scale x A B (see `model.lora`)."""
+
+    size: int
+    use_bias: bool = False
+    lora: LoRA | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Projects x to [M, size]."""
+
+        def weight(name, init, *shape):
+            return self.param(name, init, shape).astype(x.dtype)
+
+        rows = x.shape[-1]
+        y = x @ weight("kernel", nn.initializers.normal(rows**-0.5), rows, self.size)
+        if self.use_bias:
+            y = y + weight("bias", nn.initializers.zeros, self.size)
+        if self.lora:
+            a = weight(LORA_A, nn.initializers.normal(rows**-0.5), rows, self.lora.rank)
+            b = weight(LORA_B, nn.initializers.zeros, self.lora.rank, self.size)
+            y = y + (x @ a) @ b * self.lora.scale
+        return y
+
+
 class Block(nn.Module):
     """One layer: attention and gated MLP over M tokens x [M, D], which `attend` sees as [..., L] = `lead`.
 
@@ -60,6 +101,7 @@ class Block(nn.Module):
 
     config: DecoderConfig
     layer: int
+    lora: LoRA | None = None
 
     @nn.compact
     def __call__(self, x, rotary, lead: tuple[int, ...], attend: Attend):
@@ -70,7 +112,8 @@ class Block(nn.Module):
             return RMSNorm(c.norm_epsilon, c.unit_offset_norm, name=name)
 
         def project(size, name, bias=False):
-            return nn.Dense(size, use_bias=bias, name=name, kernel_init=nn.initializers.normal(c.width**-0.5))
+            adapter = self.lora if self.lora and name in self.lora.projections else None
+            return Projection(size, bias, adapter, name=name)
 
         def after(name):
             return norm(name) if c.sandwich_norm else lambda y: y
@@ -89,23 +132,31 @@ class Block(nn.Module):
         query, key, value = (y.reshape(*lead, *y.shape[1:]) for y in (query * scale, key, value))
         heard, kept = attend(self.layer, query, key, value)
         heard = heard.reshape(-1, c.heads * c.head_dim)
-        x = x + after("attention_out_norm")(project(c.width, "out")(heard))
+        x = x + after("attention_out_norm")(project(c.width, "out", c.out_bias)(heard))
 
         y = norm("mlp_norm")(x)
         activate = nn.silu if c.activation == "silu" else lambda z: nn.gelu(z, approximate=True)
         hidden = activate(project(c.mlp_width, "gate")(y)) * project(c.mlp_width, "up")(y)
-        down = nn.Dense(c.width, use_bias=False, name="down", kernel_init=nn.initializers.normal(c.mlp_width**-0.5))
-        return x + after("mlp_out_norm")(down(hidden)), kept
+        return x + after("mlp_out_norm")(project(c.width, "down")(hidden)), kept
 
 
 class Decoder(nn.Module):
     """The transformer with its vocabulary and value heads.
 
     `__call__` gives hidden states; `logits` and `value` read them at the few places where they are needed.
+
+    Attributes:
+      config: its shape.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+      dtype: of activations, keys and values; weights are converted where they are used. Norms, rotary angles,
+        softmax, logits and values are computed in float32.
+      lora: its adapters, if it has any.
     """
 
     config: DecoderConfig
-    remat: bool = False  # recompute each block in the backward pass instead of keeping its activations
+    remat: bool = False
+    dtype: Any = jnp.float32
+    lora: LoRA | None = None
 
     def setup(self):
         """Names the parts."""
@@ -113,7 +164,7 @@ class Decoder(nn.Module):
         init = nn.initializers.normal(c.width**-0.5)
         self.embedding = self.param("embedding", init, (c.vocabulary, c.width))
         block = nn.remat(Block, static_argnums=(3, 4)) if self.remat else Block
-        self.blocks = [block(c, layer, name=f"block_{layer}") for layer in range(c.layers)]
+        self.blocks = [block(c, layer, self.lora, name=f"block_{layer}") for layer in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_epsilon, c.unit_offset_norm)
         if not c.tied_embeddings:
             self.unembedding = self.param("unembedding", init, (c.vocabulary, c.width))
@@ -125,26 +176,43 @@ class Decoder(nn.Module):
         c = self.config
         # One row a token: XLA multiplies [M, D] by a matrix much faster on the CPU than [N, L, D].
         lead, positions = tokens.shape, positions.reshape(-1)
-        x = self.embedding[tokens.reshape(-1)]
+        x = self.embedding[tokens.reshape(-1)].astype(self.dtype)
         if c.embedding_scale:
             x = x * jnp.asarray(c.width**0.5, x.dtype)
-        tables = {c.theta(i): rotary_table(positions, c.head_dim, c.theta(i)) for i in range(c.layers)}
+        tables = {rope: rotary_table(positions, c.head_dim, *rope) for rope in map(c.rope, range(c.layers))}
         kept = []
         for layer, block in enumerate(self.blocks):
-            x, kept_here = block(x, tables[c.theta(layer)], lead, attend)
+            x, kept_here = block(x, tables[c.rope(layer)], lead, attend)
             kept.append(kept_here)
         return self.final_norm(x).reshape(*lead, c.width), kept
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 vocabulary logits [..., V]."""
         table = self.embedding if self.config.tied_embeddings else self.unembedding
-        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,vd->...v", hidden, table.astype(self.dtype), preferred_element_type=jnp.float32)
 
     def value(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 values [...]: the critic."""
-        return self.value_head(hidden)[..., 0].astype(jnp.float32)
+        return self.value_head(hidden.astype(jnp.float32))[..., 0]
 
     def init_all(self, tokens, positions, attend):
         """Touches every parameter; for `init` only."""
         hidden, _ = self(tokens, positions, attend)
         return self.logits(hidden), self.value(hidden)
+
+
+def counts_in_float32(name: str) -> bool:
+    """Whether a parameter ("block_0/query_norm/weight") is never stored in less: norms and the critic's head."""
+    return "norm" in name or "value_head" in name
+
+
+def convert(params: Params, dtype: Any) -> Params:
+    """The weights in another dtype, but for those that count in float32.
+
+    A model that computes in `dtype` gives bitwise the same with weights converted once as with float32 ones.
+    """
+
+    def leaf(path, x):
+        return x if counts_in_float32(jax.tree_util.keystr(path)) else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)

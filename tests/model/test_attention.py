@@ -30,11 +30,11 @@ CONFIGS = {
         "sandwich_norm": True,
         "query_scale": 0.3,
         "sliding_window": 6,
-        "global_every": 2,
+        "windowed_layers": (True, False),
         "window_rope_theta": 10.0,
     },
-    "window": {"sliding_window": 4},
-    "window_1": {"sliding_window": 1, "global_every": 2},
+    "window": {"sliding_window": 4, "windowed_layers": (True, True)},
+    "window_1": {"sliding_window": 1, "windowed_layers": (True, False)},
 }
 NUM_GAMES, NUM_VIEWS, LONGEST_VIEW = 8, 64, 48
 

@@ -24,7 +24,7 @@ CONFIG = DecoderConfig(
     mlp_width=24,
     rope_theta=100.0,
     sliding_window=5,
-    global_every=2,
+    windowed_layers=(True, False),
 )
 MODEL = Decoder(CONFIG)
 PARAMS = streams.random_params(MODEL, seed=0)
