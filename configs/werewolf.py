@@ -77,11 +77,11 @@ def get_config(preset: str = "") -> ConfigDict:
     config.advantages.lambda_token = 1.0
     config.advantages.turn_value = "last"  # or "first"
     config.advantages.whiten = "role"  # or "global", "none"
-    config.advantages.balance_roles = True  # all roles weigh the same, however few play them
+    config.advantages.balance_roles = False  # True: all roles weigh the same, however few play them
     config.advantages.baseline_decay = 0.9  # of the role baselines of mode "return"
 
     config.ppo = ConfigDict()
-    config.ppo.iterations = 26
+    config.ppo.iterations = 18
     config.ppo.epochs = 2
     config.ppo.minibatch_games = 64
     config.ppo.microbatch_games = 16
@@ -93,9 +93,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.ppo.clip_high = 0.2
     config.ppo.value_clip = 0.0  # 0: not clipped
     config.ppo.value_coefficient = 0.5
-    config.ppo.kl_coefficient = 0.025  # towards the cold-start policy
+    config.ppo.kl_coefficient = 0.012  # towards the cold-start policy
     config.ppo.entropy_coefficient = 0.0
-    config.ppo.average_decay = 0.98  # an update, of the running average of the parameters, the run's result; 0: none
 
     config.filter = ConfigDict()
     config.filter.unfinished = True  # turns that ran out of tokens train nothing
@@ -165,7 +164,6 @@ def _pretrained(config: ConfigDict, source: str, rank: int) -> None:
     config.ppo.minibatch_games = 32
     config.ppo.microbatch_games = 4
     config.ppo.learning_rate = 5e-5 if rank else 1e-6
-    config.ppo.average_decay = 0.0
     config.arena.games = 256
 
 

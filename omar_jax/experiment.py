@@ -50,14 +50,15 @@ def prepare_workdir(config: ConfigDict, workdir: str | None, config_file: str) -
     """Makes the run's folder and writes its configuration there.
 
     Raises:
-      SettingError: the folder holds a run of another configuration.
+      SettingError: the folder holds a run of another configuration that has got further than its first mistake.
     """
     settings.check(config)
     name = f"{Path(config_file).stem}-{config.preset or 'default'}"
     folder = Path(workdir) if workdir else Path("runs") / name
     folder.mkdir(parents=True, exist_ok=True)
     stored, given = folder / "config.json", config.to_json(sort_keys=True, indent=1)
-    if stored.is_file():
+    begun = any((folder / made).exists() for made in ("checkpoints", "cold_start"))
+    if begun and stored.is_file():
         settings.check_same(json.loads(stored.read_text()), json.loads(given), folder)
     stored.write_text(given + "\n")
     return folder
@@ -155,8 +156,7 @@ class Experiment:
 
     def moving(self, params: Params) -> dict[str, Any]:
         """Everything that an iteration changes, as a run begins; what its checkpoints hold."""
-        averaged = self.config.ppo.average_decay > 0
-        state = train_state.create(params, self.learner.optimizer, averaged)
+        state = train_state.create(params, self.learner.optimizer)
         return {"state": state, "baselines": jnp.zeros(len(self.env.role_names))}
 
     def result(self, workdir: Path, iteration: int | None = None) -> tuple[int, Params]:
@@ -176,7 +176,7 @@ class Experiment:
         else:
             moving, _ = checkpoints.restore(iteration, template)
         checkpoints.close()
-        return iteration, lora.combine(moving["state"].result, frozen)
+        return iteration, lora.combine(moving["state"].params, frozen)
 
     def train_cold_start(self, trained: Params, frozen: Params | None, console: Console) -> Params:
         """`trained`, fine-tuned on scripted games; deterministic by seed."""
@@ -317,7 +317,7 @@ def build(config: ConfigDict, report: Callable[[str], None] = print) -> Experime
         chat=chat,
         decoder_config=decoder_config,
         rollout=Rollout(env, chat, Sampler(model, chat.ends, shapes), config.environment.role_card),
-        learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer), ppo.average_decay),
+        learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer)),
         plan=plan,
         advantages=AdvantageSettings(
             a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten, a.balance_roles

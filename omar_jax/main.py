@@ -122,7 +122,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
     ################################## Arena ##################################
     if config.arena.games:
-        trained = run.policy(state.result, frozen)
+        trained = run.policy(state.params, frozen)
         arena.report(run.rollout, trained, run.policy(reference, None), config, workdir, console, stop)
 
 

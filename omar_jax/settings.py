@@ -119,8 +119,6 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from at_least(0, "lora.rank", "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
     yield from fraction("advantages.gamma_turn", "advantages.lambda_turn", "advantages.gamma_token")
     yield from fraction("advantages.lambda_token", "advantages.baseline_decay", "ppo.clip_low")
-    if not 0 <= config.ppo.average_decay < 1:
-        yield "ppo.average_decay", "at least 0 (no average) and below 1"
     yield from divides("ppo.microbatch_games", "ppo.minibatch_games")
     yield from divides("ppo.minibatch_games", "play.games")
     yield from divides("ppo.microbatch_games", "cold_start.minibatch_games")

@@ -1,4 +1,4 @@
-"""What training changes: parameters, their running average, optimizer state; and the optimizer that does it."""
+"""What training changes: parameters, optimizer state and the number of updates; and the optimizer that does it."""
 
 from typing import Any, NamedTuple
 
@@ -10,20 +10,11 @@ from omar_jax.types import Params
 
 
 class TrainState(NamedTuple):
-    """Parameters and optimizer state after `step` updates.
-
-    In self-play the last parameters answer the last opponent and go round in circles; their average does so less.
-    """
+    """Parameters and optimizer state after `step` updates."""
 
     params: Params
     optimizer: Any
     step: jax.Array  # scalar int32
-    average: Params | None = None  # exponential moving average of params; None: not kept
-
-    @property
-    def result(self) -> Params:
-        """The policy that training gives: the average where it is kept, else the last parameters."""
-        return self.params if self.average is None else self.average
 
 
 class OptimizerSettings(NamedTuple):
@@ -74,28 +65,6 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     )
 
 
-def create(params: Params, optimizer: optax.GradientTransformation, averaged: bool = False) -> TrainState:
+def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first update."""
-    average = jax.tree.map(jnp.copy, params) if averaged else None
-    return TrainState(params, optimizer.init(params), jnp.int32(0), average)
-
-
-def advance(
-    state: TrainState, gradients: Params, optimizer: optax.GradientTransformation, average_decay: float
-) -> TrainState:
-    """The state after one more update.
-
-    Args:
-      state: before it.
-      gradients: of the loss, like `state.params`.
-      optimizer: from `make_optimizer`.
-      average_decay: what is left of the average where it is kept. The first 1 / (1 - average_decay) updates count
-        equally, so that the starting point weighs nothing.
-    """
-    updates, moments = optimizer.update(gradients, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    step, average = state.step + 1, state.average
-    if average is not None:
-        weight = jnp.maximum(1.0 - average_decay, 1.0 / step)
-        average = jax.tree.map(lambda old, new: old + weight * (new - old), average, params)
-    return TrainState(params, moments, step, average)
+    return TrainState(params, optimizer.init(params), jnp.int32(0))

@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from omar_jax import layout, losses, train_state
+from omar_jax import layout, losses
 from omar_jax.model.attention import two_stream
 from omar_jax.model.decoder import Decoder
 from omar_jax.model.lora import combine
 from omar_jax.train_state import TrainState
 from omar_jax.types import Episode, GameBatch, Params
 
-LOGITS_AT_ONCE = 2048  # action tokens; vocabulary logits of more are computed in chunks
+# Vocabulary logits exist for so many action tokens at once, and are so many numbers at most (256 MiB).
+TOKENS_AT_ONCE, LOGITS_AT_ONCE = 2048, 2**26
 
 
 class PPOSettings(NamedTuple):
@@ -73,14 +74,15 @@ def evaluate_actions(model: Decoder, params: Params, batch: GameBatch, temperatu
     shape = batch.action_tokens.shape
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operands)
     rows = shape[0] * shape[1]
-    if rows <= LOGITS_AT_ONCE:
+    at_once = max(min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocabulary), 1)
+    if rows <= at_once:
         log_probs, entropy = score(flat)
     else:
-        chunks = -(-rows // LOGITS_AT_ONCE)
+        chunks = -(-rows // at_once)
 
         def split(x):
-            x = jnp.pad(x, [(0, chunks * LOGITS_AT_ONCE - rows), *[(0, 0)] * (x.ndim - 1)])
-            return x.reshape(chunks, LOGITS_AT_ONCE, *x.shape[1:])
+            x = jnp.pad(x, [(0, chunks * at_once - rows), *[(0, 0)] * (x.ndim - 1)])
+            return x.reshape(chunks, at_once, *x.shape[1:])
 
         log_probs, entropy = jax.lax.map(jax.checkpoint(score), jax.tree.map(split, flat))
         log_probs, entropy = log_probs.reshape(-1)[:rows], entropy.reshape(-1)[:rows]
@@ -202,13 +204,11 @@ class Learner:
       model: the decoder.
       loss: `ppo_loss` with its settings, or the cold start's.
       optimizer: from `train_state.make_optimizer`.
-      average_decay: of the parameters' running average, where the state keeps one.
     """
 
     model: Decoder
     loss: Loss
     optimizer: optax.GradientTransformation
-    average_decay: float = 0.0
 
     def warm_up(self, reference: Params, params: Params, frozen: Params | None, plan: MinibatchPlan) -> None:
         """Compiles the passes over every bucket, so that no iteration waits for one."""
@@ -237,8 +237,9 @@ class Learner:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def apply(self, state: TrainState, gradients) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimizer step; the state is donated."""
-        state = train_state.advance(state, gradients, self.optimizer, self.average_decay)
-        return state, {"optimizer/gradient_norm": optax.global_norm(gradients)}
+        updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, optimizer, state.step + 1), {"optimizer/gradient_norm": optax.global_norm(gradients)}
 
     @functools.partial(jax.jit, static_argnums=0)
     def zeros(self, params: Params) -> Params:

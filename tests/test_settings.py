@@ -64,7 +64,6 @@ def test_every_rule_set_passes(rules):
         ("play.games", 100, "a multiple of ppo.minibatch_games=64"),
         ("cold_start.minibatch_games", 30, "a multiple of ppo.microbatch_games=16"),
         ("cold_start.games_at_once", 100, "a multiple of cold_start.minibatch_games=32"),
-        ("ppo.average_decay", 1.0, "at least 0 (no average) and below 1"),
         ("precision.compute", "float16", "one of 'auto', 'float32', 'bfloat16'"),
         ("precision.params", "auto", "one of 'float32', 'bfloat16'"),
         ("model.weights", "", "one of 'stored', 'random'"),

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from omar_jax.train_state import OptimizerSettings, advance, create, learning_rate, make_optimizer
+from omar_jax.train_state import OptimizerSettings, create, learning_rate, make_optimizer
 
 CONSTANT = OptimizerSettings(learning_rate=0.5, warmup_steps=0, max_gradient_norm=1e9, weight_decay=0.0)
 
@@ -86,27 +86,3 @@ def test_a_new_state_has_made_no_step():
     state = create(params(), make_optimizer(CONSTANT))
     assert state.step == 0 and state.step.dtype == jnp.int32
     assert state.params["params"]["embedding"].shape == (3, 2)
-
-
-@pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_the_average_is_a_mean_at_first_and_forgets_exponentially_later(decay):
-    optimizer = make_optimizer(CONSTANT)
-    rng = np.random.default_rng(0)
-    move = jax.jit(lambda state, gradients: advance(state, gradients, optimizer, decay))
-    state = create({"weight": jnp.ones(3)}, optimizer, averaged=True)
-    visited, expected = [], None
-    for step in range(1, 25):
-        state = move(state, {"weight": jnp.asarray(rng.normal(size=3), jnp.float32)})
-        visited.append(np.asarray(state.params["weight"]))
-        if step <= 1 / (1 - decay):
-            expected = np.mean(visited, axis=0)
-        else:
-            expected = decay * expected + (1 - decay) * visited[-1]
-        np.testing.assert_allclose(state.average["weight"], expected, rtol=1e-5, atol=1e-6)
-    assert state.step == 24 and state.result is state.average
-
-
-def test_without_an_average_the_last_parameters_are_the_result():
-    optimizer = make_optimizer(CONSTANT)
-    state = advance(create(params(), optimizer), jax.tree.map(jnp.ones_like, params()), optimizer, 0.9)
-    assert state.average is None and state.result is state.params

@@ -173,12 +173,15 @@ def test_filtered_turns_have_no_gradient():
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("at_once", [7, pytest.param(16, marks=pytest.mark.slow)])
-def test_logits_in_chunks_are_the_same(monkeypatch, at_once):
-    """With and without a last chunk that is not full."""
-    assert (BATCH.action_tokens.size % at_once == 0) == (at_once == 16)
-    assert BATCH.action_tokens.size <= update.LOGITS_AT_ONCE
-    monkeypatch.setattr(update, "LOGITS_AT_ONCE", at_once)
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("LOGITS_AT_ONCE", 7 * VOCABULARY), pytest.param("TOKENS_AT_ONCE", 16, marks=pytest.mark.slow)],
+)
+def test_logits_in_chunks_are_the_same(monkeypatch, limit, value):
+    """With and without a last chunk that is not full: of 7 tokens and of 16."""
+    assert BATCH.action_tokens.size % 7 and not BATCH.action_tokens.size % 16
+    assert BATCH.action_tokens.size <= min(update.TOKENS_AT_ONCE, update.LOGITS_AT_ONCE // VOCABULARY)
+    monkeypatch.setattr(update, limit, value)
     # Another learner, so that it is traced anew.
     learner = dataclasses.replace(LEARNER, loss=functools.partial(update.ppo_loss, SETTINGS))
     gradient, metrics = gradient_and_metrics([(BATCH, TARGETS)], learner)

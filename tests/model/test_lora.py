@@ -113,8 +113,8 @@ def one_update(model, params, frozen):
         batch.action_log_probs,
     )
     optimizer = train_state.make_optimizer(train_state.OptimizerSettings(1e-2, 0, 1.0, 0.0))
-    learner = Learner(model, LOSS, optimizer, average_decay=0.5)
-    state = train_state.create(jax.tree.map(jnp.copy, params), optimizer, averaged=True)
+    learner = Learner(model, LOSS, optimizer)
+    state = train_state.create(jax.tree.map(jnp.copy, params), optimizer)
     minibatches = PLAN.minibatches(EPISODES, batch, targets, np.random.default_rng(0))
     return learner.update(state, minibatches, 1.0, frozen)
 
@@ -126,7 +126,7 @@ def test_an_update_changes_adapters_and_critic_alone(dtype):
     before = jax.device_get(frozen)
     state, metrics = one_update(dataclasses.replace(ADAPTED, dtype=jnp.dtype(dtype)), trained, frozen)
     assert all(np.isfinite(value) for value in metrics.values())
-    assert names(state.params) == names(trained) and names(state.average) == names(trained)
+    assert names(state.params) == names(trained)
     for old, new in zip(jax.tree.leaves(trained), jax.tree.leaves(state.params), strict=True):
         assert old.dtype == new.dtype == np.float32
         assert np.abs(old - new).max() > 1e-3

@@ -1,0 +1,77 @@
+"""From a configuration to weights: what is trained, what is frozen, and in which precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.werewolf import get_config
+from omar_jax import experiment
+from omar_jax.console import Console
+from omar_jax.settings import SettingError
+
+
+def smoke(**changes):
+    config = get_config("smoke")
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def dtypes(tree):
+    return {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+
+
+def test_everything_is_trained_by_default(tmp_path):
+    run = experiment.build(smoke())
+    trained, frozen, reference = run.start(tmp_path, Console())
+    assert frozen is None and dtypes(trained) == dtypes(reference) == {"float32"}
+    jax.tree.map(np.testing.assert_array_equal, trained, reference)
+    pointers = [{x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree)} for tree in (trained, reference)]
+    assert not pointers[0] & pointers[1]  # the optimizer gives away what it trains
+
+
+def test_in_mixed_precision_the_reference_is_kept_as_it_computes(tmp_path):
+    run = experiment.build(smoke(precision__compute="bfloat16"))
+    trained, frozen, reference = run.start(tmp_path, Console())
+    assert frozen is None and dtypes(trained) == {"float32"}
+    kernel = reference["params"]["block_0"]["query"]["kernel"]
+    assert kernel.dtype == jnp.bfloat16 and reference["params"]["final_norm"]["weight"].dtype == jnp.float32
+    assert run.policy(trained, frozen)["params"]["embedding"].dtype == jnp.bfloat16
+
+
+def test_with_adapters_the_reference_shares_what_is_frozen(tmp_path):
+    run = experiment.build(smoke(lora__rank=2, precision__compute="bfloat16"))
+    trained, frozen, reference = run.start(tmp_path, Console())
+    assert dtypes(trained) == {"float32"}
+    assert frozen["params"]["block_0"]["query"]["kernel"].dtype == jnp.bfloat16
+    for path, leaf in jax.tree.leaves_with_path(frozen):
+        shared = reference
+        for key in path:
+            shared = shared[key.key]
+        assert shared is leaf
+    assert reference["params"]["block_0"]["query"]["lora_a"] is not trained["params"]["block_0"]["query"]["lora_a"]
+
+
+def test_random_weights_differ_by_seed():
+    first, second = (experiment.build(smoke(model__weights="random", seed=seed)).weights()[0] for seed in (0, 1))
+    stored = experiment.build(smoke()).weights()[0]
+    embeddings = [tree["params"]["embedding"] for tree in (first, second, stored)]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not np.allclose(embeddings[a], embeddings[b])
+
+
+def test_a_run_that_has_begun_keeps_its_configuration_and_a_failed_start_does_not(tmp_path):
+    experiment.prepare_workdir(smoke(seed=1), str(tmp_path), "werewolf.py")
+    experiment.prepare_workdir(smoke(seed=2), str(tmp_path), "werewolf.py")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(SettingError, match=r"holds a run with config\.seed=2, not 3"):
+        experiment.prepare_workdir(smoke(seed=3), str(tmp_path), "werewolf.py")
+    assert experiment.stored_config(tmp_path).seed == 2
+
+
+def test_published_games_that_are_none_are_one_line(tmp_path):
+    (tmp_path / "games.jsonl").write_text("")
+    for published, said in [(tmp_path / "nowhere.jsonl", "no such file"), (tmp_path / "games.jsonl", "no game that")]:
+        config = smoke(environment__rules="sotopia", cold_start__published=str(published))
+        with pytest.raises(SettingError, match=rf"^config\.cold_start\.published.*{said}"):
+            experiment.build(config).given_game()
