@@ -188,6 +188,7 @@ def _small_base_model(config: ConfigDict) -> None:
     config.cold_start.weight_decay = 0.0
     config.ppo.iterations = 3
     config.ppo.minibatch_games = 8
+    config.ppo.microbatch_games = 2
     config.ppo.learning_rate = 2e-4
     config.ppo.warmup_steps = 2
     config.checkpoint.every = 1
