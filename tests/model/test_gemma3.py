@@ -38,7 +38,7 @@ def test_logits_of_a_real_text_and_of_a_game_are_transformers():
     model = make_logits.read(run.folder)
     assert gap(found["text"], make_logits.text_logits(model, text)) < TOLERANCE
     wanted = np.concatenate([make_logits.masked_logits(model, view) for view in views])
-    assert len(wanted) > 50 and gap(found["turns"], wanted) < TOLERANCE
+    assert len(wanted) >= 40 and gap(found["turns"], wanted) < TOLERANCE
     assert any(view.is_causal for view in views)
     first = 0
     for view in views:
