@@ -56,10 +56,17 @@ def get_config(preset: str = "") -> ConfigDict:
     config.precision.frozen = "auto"  # of the reference policy and of weights beside adapters; auto: as computed
     config.precision.momentum = "float32"  # of Adam's first moment
 
+    # Over how many devices games (data x fsdp), weights (fsdp) and what is computed with them (tensor) are split, as in
+    # "2,4,1"; -1: all that are left. omar_jax.plan says what a mesh costs.
+    config.mesh = ConfigDict()
+    config.mesh.update = "auto"  # of all devices
+    config.mesh.play = "auto"  # of one process's devices: every process plays by itself
+
     config.play = ConfigDict()
     config.play.games = 256  # an iteration
     config.play.batch_eighths = (8, 7, 6, 4)  # of play.games: what the batch shrinks to as games end
     config.play.temperature = 1.0
+    config.play.generator = "threefry2x32"  # or "rbg": other words on other devices or in other batches
     config.play.transcript_tokens = (256, 512)  # cache sizes; a longer game is cut and trains nothing
     config.play.piece_tokens = 64
     config.play.cue_tokens = 16  # room for a question; role_card "cue" needs more, e.g. 96

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
+from omar_jax import hosts
 from omar_jax.console import Console
 from omar_jax.metrics import PairedDifference, paired_difference, write_atomically
 from omar_jax.rollout import Game, Rollout, environment_seed
@@ -64,13 +64,14 @@ def compare(
     def play(number, werewolves, village, policies):
         players = dict(zip(SIDES, (werewolves, village), strict=True))
         games = [Game(game, environment_seed(seed, game), _line_up(rollout, players)) for game in range(num_games)]
-        return rollout.play(
-            games,
+        played = rollout.play(
+            hosts.share(games),
             policies,
-            jax.random.key(seed),
+            rollout.sampler.key(seed),
             temperature,
             lambda finished, tokens: progress(number * num_games + finished, tokens),
         )[0]
+        return [episode for episodes in hosts.gather(played) for episode in episodes]
 
     of_a = {}
     with_a_wolves = play(0, 0, 1, [a, b])
@@ -131,7 +132,8 @@ def report(
         sides, episodes = compare(
             rollout, trained, reference, num_games, config.arena.seed, config.play.temperature, progress
         )
-    write_atomically(workdir / "arena.json", [json.dumps(record(names, num_games, sides), indent=1)])
+    if hosts.is_first():
+        write_atomically(workdir / "arena.json", [json.dumps(record(names, num_games, sides), indent=1)])
     console.table(table(names, num_games, sides))
     console.line("From a game of the trained werewolves:")
     for line in example(episodes[0]):

@@ -21,10 +21,10 @@ COLUMNS = {  # of an iteration's line
 
 
 class Console:
-    """Writes to standard output; the bar is drawn in a terminal only."""
+    """Writes to standard output, unless it is to be quiet; the bar is drawn in a terminal only."""
 
-    def __init__(self):
-        self._console = RichConsole(highlight=False, soft_wrap=True)
+    def __init__(self, quiet: bool = False):
+        self._console = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
         self._wins = ""  # of the iteration before
 
     def line(self, text: str) -> None:

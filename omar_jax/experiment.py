@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from omar_jax import layout, metrics, settings, sft, train_state
+from omar_jax import hosts, layout, meshes, metrics, settings, sft, sharding
 from omar_jax.advantages import Advantages, AdvantageSettings
 from omar_jax.checkpoint import CheckpointError, Checkpoints
 from omar_jax.console import Console
@@ -60,7 +61,8 @@ def prepare_workdir(config: ConfigDict, workdir: str | None, config_file: str) -
     begun = any((folder / made).exists() for made in ("checkpoints", "cold_start"))
     if begun and stored.is_file():
         settings.check_same(json.loads(stored.read_text()), json.loads(given), folder)
-    stored.write_text(given + "\n")
+    if hosts.is_first():
+        stored.write_text(given + "\n")
     return folder
 
 
@@ -81,7 +83,8 @@ def initial_params(model: Decoder, seed: int) -> Params:
 
     def init(key):
         tokens = np.zeros((1, 2), np.int32)
-        return model.init(key, tokens, tokens, causal(model.config, tokens), method="init_all")
+        params = model.init(key, tokens, tokens, causal(model.config, tokens), method="init_all")
+        return sharding.keep_split(params, model.mesh, model.config.kv_heads)
 
     return jax.jit(init)(jax.random.key(seed))
 
@@ -125,18 +128,24 @@ class Experiment:
         precision, adapters = self.config.precision, self.model.lora
         dtype = self.dtype(precision.frozen if adapters else precision.params)
 
+        mesh, kv_heads = self.model.mesh, self.decoder_config.kv_heads
+
         def place(name, array):
-            return jax.device_put(array.astype(jnp.float32 if counts_in_float32(name) else dtype, copy=False))
+            array = array.astype(jnp.float32 if counts_in_float32(name) else dtype, copy=False)
+            return sharding.put(array, mesh, sharding.partition(name, array.shape, mesh, kv_heads))
 
         if self.config.model.weights == "random":
-            params = convert(initial_params(Decoder(self.decoder_config), self.config.seed), dtype)
+            params = convert(initial_params(Decoder(self.decoder_config, mesh=mesh), self.config.seed), dtype)
         else:
             params = hf.load(self.folder, self.decoder_config, place)
-        return lora.split(lora.add(params, adapters, self.config.seed) if adapters else params, adapters)
+        if adapters:
+            params = sharding.place(lora.add(params, adapters, self.config.seed), mesh, kv_heads)
+        return lora.split(params, adapters)
 
     def policy(self, trained: Params, frozen: Params | None) -> Params:
-        """The whole policy in the dtype it computes in, so that play converts no weight twice."""
-        return convert(lora.combine(trained, frozen), self.model.dtype)
+        """The whole policy on the devices that play and in the dtype it computes in, so that play converts nothing."""
+        params = convert(lora.combine(trained, frozen), self.model.dtype)
+        return sharding.to_play(params, self.model.mesh, self.rollout.sampler.model.mesh, self.decoder_config.kv_heads)
 
     def start(self, folder: Path, console: Console) -> Start:
         """The weights, fine-tuned on scripted games where `cold_start.train` says so and kept in `folder`."""
@@ -156,8 +165,7 @@ class Experiment:
 
     def moving(self, params: Params) -> dict[str, Any]:
         """Everything that an iteration changes, as a run begins; what its checkpoints hold."""
-        state = train_state.create(params, self.learner.optimizer)
-        return {"state": state, "baselines": jnp.zeros(len(self.env.role_names))}
+        return {"state": self.learner.create(params), "baselines": np.zeros(len(self.env.role_names), np.float32)}
 
     def result(self, workdir: Path, iteration: int | None = None) -> tuple[int, Params]:
         """(iteration, the whole policy) of a run's checkpoint, the newest sound one if none is named.
@@ -166,7 +174,8 @@ class Experiment:
           CheckpointError: there is no such checkpoint, or it cannot be used.
         """
         trained, frozen = self.weights()
-        template = jax.eval_shape(self.moving, trained)
+        shapes = jax.eval_shape(self.moving, trained)
+        template = sharding.described(shapes, self.model.mesh, self.decoder_config.kv_heads)
         checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
         if iteration is None:
             found = checkpoints.restore_latest(template)
@@ -181,7 +190,7 @@ class Experiment:
     def train_cold_start(self, trained: Params, frozen: Params | None, console: Console) -> Params:
         """`trained`, fine-tuned on scripted games; deterministic by seed."""
         learner, plan = self.cold_start()
-        state = train_state.create(trained, learner.optimizer)
+        state = learner.create(trained)
         total, seed, begun = self.config.cold_start.games, self.config.seed, time.perf_counter()
 
         def report(games, numbers):
@@ -243,16 +252,17 @@ def _played_by(player: Player, number: int, seed: int) -> Game:
     return Game(number, seed, lambda roles: [player] * len(roles))
 
 
-def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
+def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat, games: int, mesh: Mesh | None) -> Shapes:
     """The sizes play is compiled for: smaller batches for when games have finished, and half the seats.
 
     Two of three games go on after their first day, fewer after each later one; eighths of 8, 7, 6 and 4 keep idle
-    slots under a tenth (`play/idle_share` in the metrics).
+    slots under a tenth (`play/idle_share` in the metrics). Batches divide evenly over the mesh.
     """
     legal_nodes, legal_width = LegalTable.size(chat.action(choice) for choice in env.choices)
-    games = config.play.games
+    parts = sharding.num_game_parts(mesh)
+    batches = {-(-max(games * eighths // 8, 1) // parts) * parts for eighths in config.play.batch_eighths}
     return Shapes(
-        games=tuple(sorted({max(games * eighths // 8, 1) for eighths in config.play.batch_eighths}, reverse=True)),
+        games=tuple(sorted(batches, reverse=True)),
         transcript=tuple(config.play.transcript_tokens),
         piece=config.play.piece_tokens,
         cue=config.play.cue_tokens,
@@ -263,8 +273,10 @@ def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat) -> Shapes:
     )
 
 
-def build(config: ConfigDict, report: Callable[[str], None] = print) -> Experiment:
-    """Builds the parts of a run; `report` is told of what takes long.
+def build(
+    config: ConfigDict, report: Callable[[str], None] = print, devices: Sequence[Any] | None = None
+) -> Experiment:
+    """Builds the parts of a run on the given devices, by default all; `report` is told of what takes long.
 
     Raises:
       SettingError: a setting cannot be used.
@@ -272,20 +284,34 @@ def build(config: ConfigDict, report: Callable[[str], None] = print) -> Experime
     """
     settings.check(config)
     folder = EMBEDDED if config.model.source == "embedded" else source.resolve(config.model.source, report)
-    rules = RULE_SETS[config.environment.rules]
-    rules = dataclasses.replace(rules, max_speech_tokens=config.environment.speech_tokens)
-    env = Werewolf(rules, config.environment.legal_choices)
-    decoder_config = hf.read_config(folder)
     try:
         chat = Chat.from_folder(folder, config.model.thinking)
     except ValueError as error:  # `text` knows no errors of ours
         raise ModelError(str(error)) from error
+    return assemble(config, folder, hf.read_config(folder), chat, jax.devices() if devices is None else devices, report)
+
+
+def assemble(
+    config: ConfigDict,
+    folder: Path,
+    decoder_config: DecoderConfig,
+    chat: Chat,
+    devices: Sequence[Any],
+    report: Callable[[str], None],
+) -> Experiment:
+    """`build`, with a model and its text as given; nothing is read and nothing computed."""
+    rules = RULE_SETS[config.environment.rules]
+    rules = dataclasses.replace(rules, max_speech_tokens=config.environment.speech_tokens)
+    env = Werewolf(rules, config.environment.legal_choices)
     compute = config.precision.compute
     if compute == "auto":
-        compute = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        compute = "float32" if devices[0].platform == "cpu" else "bfloat16"
     adapters = config.lora.rank and lora.LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.projections))
-    model = Decoder(decoder_config, config.model.remat, jnp.dtype(compute), adapters or None)
-    shapes = sampler_shapes(config, env, chat)
+    dtype = jnp.dtype(compute)
+    chosen = meshes.choose(config, decoder_config, dtype, devices, report)
+    model = Decoder(decoder_config, config.model.remat, dtype, adapters or None, chosen.update)
+    player = dataclasses.replace(model, mesh=chosen.play)
+    shapes = sampler_shapes(config, env, chat, config.play.games // chosen.processes, chosen.play)
     ppo = config.ppo
     loss = PPOSettings(
         clip_low=ppo.clip_low,
@@ -316,7 +342,9 @@ def build(config: ConfigDict, report: Callable[[str], None] = print) -> Experime
         env=env,
         chat=chat,
         decoder_config=decoder_config,
-        rollout=Rollout(env, chat, Sampler(model, chat.ends, shapes), config.environment.role_card),
+        rollout=Rollout(
+            env, chat, Sampler(player, chat.ends, shapes, config.play.generator), config.environment.role_card
+        ),
         learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer)),
         plan=plan,
         advantages=AdvantageSettings(

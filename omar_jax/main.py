@@ -5,6 +5,8 @@
 The same command continues an interrupted run. What it leaves in --workdir is listed in docs/design.md.
 """
 
+import functools
+import operator
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from omar_jax import advantages, arena, experiment, metrics, runtime, settings, update
+from omar_jax import advantages, arena, experiment, hosts, metrics, runtime, settings, update
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
@@ -23,6 +25,11 @@ from omar_jax.turn_filter import filter_turns
 
 CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept. Default: runs/<config>-<preset>.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where several processes train and neither TPU nor Slurm tells."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many there are then.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 
 
 def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
@@ -37,7 +44,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     if restored := checkpoints.restore_latest(moving):
         start, moving, _ = restored
     state, baselines = moving["state"], moving["baselines"]
-    writer = metrics.MetricsWriter(workdir, start)
+    writer = metrics.MetricsWriter(workdir, start) if hosts.is_first() else None
 
     def save(iterations_done):
         counters = {"iterations_done": iterations_done}
@@ -51,21 +58,26 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
     for iteration in range(start, config.ppo.iterations):
         ################################## Play ##################################
-        key = jax.random.fold_in(jax.random.key(config.seed), iteration)
+        key = jax.random.fold_in(run.rollout.sampler.key(config.seed), iteration)
         first = iteration * config.play.games
         games = [
             Game(game, environment_seed(config.seed, game), lambda dealt: [0] * len(dealt))
             for game in range(first, first + config.play.games)
         ]
+        policy = run.policy(state.params, frozen)
         try:
             with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                policy = run.policy(state.params, frozen)
-                episodes, cost = run.rollout.play(games, [policy], key, config.play.temperature, progress)
+                played = run.rollout.play(hosts.share(games), [policy], key, config.play.temperature, progress)
         except runtime.StopRequested:
+            played = None
+        everywhere = hosts.gather(played)
+        if None in everywhere:
             save(iteration)
             checkpoints.close()
             console.line(f"saved after {iteration} iterations")
-            raise
+            raise runtime.StopRequested
+        episodes = [episode for episodes, _ in everywhere for episode in episodes]
+        cost = functools.reduce(operator.add, (cost for _, cost in everywhere))
 
         ################################# Score ##################################
         clock = time.perf_counter()
@@ -83,7 +95,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         ############################### Advantages ###############################
         computed = advantages.compute_whitened(batch, run.advantages, len(roles), baselines)
         baselines = advantages.next_baselines(batch, baselines, len(roles), config.advantages.baseline_decay)
-        computed = jax.device_get(computed)
+        computed, baselines = jax.device_get((computed, baselines))
         targets = update.Targets(computed.advantages, computed.targets, computed.mask, reference_log_probs)
 
         ################################# Update #################################
@@ -111,10 +123,11 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
             "time/update_games_per_second": config.ppo.epochs * len(games) / (updated - scored),
             "compilations": compilations.count,
         }
-        writer.write(iteration, numbers)
         console.iteration(iteration, numbers)
         last = iteration + 1 == config.ppo.iterations
-        if config.log.episodes_every and (iteration % config.log.episodes_every == 0 or last):
+        if writer:
+            writer.write(iteration, numbers)
+        if writer and config.log.episodes_every and (iteration % config.log.episodes_every == 0 or last):
             metrics.write_episodes(workdir, iteration, run.records(fitting, batch, computed))
         if (iteration + 1) % config.checkpoint.every == 0 or last:
             save(iteration + 1)
@@ -129,8 +142,9 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 def main(argv: list[str]) -> None:
     """Trains, and puts what the user can mend into one line."""
     del argv
-    config, console = CONFIG.value, Console()
     try:
+        hosts.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        config, console = CONFIG.value, Console(quiet=not hosts.is_first())
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         workdir = experiment.prepare_workdir(config, WORKDIR.value, file)
         train(config, workdir, console, runtime.Stop())
@@ -138,6 +152,10 @@ def main(argv: list[str]) -> None:
         console.line("stopped; the same command continues")
     except experiment.USER_ERRORS as error:
         sys.exit(f"omar_jax: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        hosts.give_up(error)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,11 @@ class PlayStatistics:
     action_tokens: int = 0
     cut_games: int = 0
 
+    def __add__(self, other: "PlayStatistics") -> "PlayStatistics":
+        """What two processes' play cost that went on at the same time."""
+        added = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return PlayStatistics(**added | {"seconds": max(self.seconds, other.seconds)})
+
 
 class _Table:
     """A game in progress: its environment's state and everything said so far as tokens."""

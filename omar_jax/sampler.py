@@ -23,6 +23,7 @@ import numpy as np
 from omar_jax.losses import IMPOSSIBLE
 from omar_jax.model import cache as kv
 from omar_jax.model.decoder import Decoder
+from omar_jax.sharding import GAMES, over_heads, split
 from omar_jax.types import PADDING, Params
 
 
@@ -192,15 +193,21 @@ class Sampler:
       model: the decoder.
       ends: the ids that end a turn.
       shapes: what play is compiled for.
+      generator: of random numbers. "threefry2x32" gives the same words whatever the devices and the batch.
     """
 
     model: Decoder
     ends: tuple[int, ...]
     shapes: Shapes
+    generator: str = "threefry2x32"
+
+    def key(self, seed: int) -> jax.Array:
+        """A key of the sampler's generator."""
+        return jax.random.key(seed, impl=self.generator)
 
     def warm_up(self, params: Params) -> None:
         """Compiles every combination of shapes that play may come to, so that no iteration waits for one."""
-        shapes, key, temperature = self.shapes, jax.random.key(0), jnp.float32(1.0)
+        shapes, key, temperature = self.shapes, self.key(0), jnp.float32(1.0)
         for num_games in shapes.games:
             cache = self.empty(num_games)
             for room in shapes.transcript:
@@ -212,19 +219,20 @@ class Sampler:
                     if fewer < num_games:
                         self.take(cache, np.zeros(fewer, np.int64))
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def empty(self, num_games: int) -> kv.Cache:
         """The cache of games not yet begun."""
-        return kv.empty(self.model.config, num_games, self.shapes.transcript[0], self.model.dtype)
+        return self._split(kv.empty(self.model.config, num_games, self.shapes.transcript[0], self.model.dtype))
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def grow(self, cache: kv.Cache, room: int) -> kv.Cache:
         """The cache with room for `room` tokens a game."""
-        return kv.grow(cache, room)
+        return self._split(kv.grow(cache, room))
 
     @functools.partial(jax.jit, static_argnums=0)
     def take(self, cache: kv.Cache, games: jax.Array) -> kv.Cache:
         """The cache of the games at rows `games` [M]."""
-        return kv.take(cache, games)
+        return self._split(kv.take(cache, games))
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def extend(self, params: Params, cache: kv.Cache, piece: kv.Piece) -> kv.Cache:
@@ -232,7 +240,12 @@ class Sampler:
         marked = kv.write_metadata(cache, piece)
         attend = kv.extending(self.model.config, cache, marked, piece)
         _, kept = self.model.apply(params, piece.tokens, piece.positions, attend)
-        return marked._replace(keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept))
+        return self._split(marked._replace(keys=tuple(k for k, _ in kept), values=tuple(v for _, v in kept)))
+
+    def _split(self, cache: kv.Cache) -> kv.Cache:
+        """Each game on the devices that play it, its heads split over those if that comes out even."""
+        mesh, kv_heads = self.model.mesh, self.model.config.kv_heads
+        return jax.tree.map(lambda x: split(x, mesh, GAMES, *([over_heads(mesh, kv_heads)] * (x.ndim == 4))), cache)
 
     @functools.partial(jax.jit, static_argnums=0)
     def decode(self, params: Params, cache: kv.Cache, ask: Ask, key: jax.Array, temperature: jax.Array) -> Spoken:
@@ -263,8 +276,11 @@ class Sampler:
             attend = kv.speaking(config, cache, branches, ask.seat, positions, written, visible, branch_positions)
             hidden, kept = self.model.apply(params, tokens, positions, attend)
             logits = self.model.apply(params, hidden[:, :, -1], method="logits")
+            logits = split(logits, self.model.mesh, GAMES)  # each token is drawn in one place
             value = self.model.apply(params, hidden[:, :, -1], method="value")
-            return kv.Branches(tuple(k for k, _ in kept), tuple(v for _, v in kept)), logits, value
+            branches = kv.Branches(tuple(k for k, _ in kept), tuple(v for _, v in kept))
+            heads = over_heads(self.model.mesh, config.kv_heads)
+            return jax.tree.map(lambda x: split(x, self.model.mesh, GAMES, None, heads), branches), logits, value
 
         def speak(j, logits, value, node, over, spoken):
             """Samples token j of every turn that is not over and notes it down."""

@@ -103,6 +103,7 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from one_of("advantages.mode", ("hierarchical", "token", "turn", "return"))
     yield from one_of("advantages.turn_value", ("last", "first"))
     yield from one_of("advantages.whiten", ("global", "role", "none"))
+    yield from one_of("play.generator", ("threefry2x32", "rbg"))
     yield from one_of("model.weights", ("stored", "random"))
     for name in ("compute", "params", "frozen", "momentum"):
         yield from one_of(f"precision.{name}", (*(("auto",) if name in ("compute", "frozen") else ()), *DTYPES))
@@ -162,7 +163,10 @@ def check(config: ConfigDict) -> None:
 
 
 # Settings that may differ between a run and its continuation.
-MAY_CHANGE = ("ppo.iterations", "checkpoint.every", "checkpoint.keep", "arena.games", "log.episodes_every")
+MAY_CHANGE = (
+    *("mesh.update", "mesh.play", "ppo.iterations", "checkpoint.every", "checkpoint.keep"),
+    *("arena.games", "log.episodes_every"),
+)
 
 
 def check_same(stored: dict[str, Any], given: dict[str, Any], folder: Path) -> None:

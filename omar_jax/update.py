@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from omar_jax import layout, losses
+from omar_jax import layout, losses, sharding, train_state
 from omar_jax.model.attention import two_stream
 from omar_jax.model.decoder import Decoder
 from omar_jax.model.lora import combine
@@ -72,20 +72,27 @@ def evaluate_actions(model: Decoder, params: Params, batch: GameBatch, temperatu
 
     operands = (hidden, batch.action_tokens, batch.legal_tokens)
     shape = batch.action_tokens.shape
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operands)
-    rows = shape[0] * shape[1]
+    # A device's rows stay with it: [parts, rows of a part, ...], cut into chunks along the second axis.
+    parts = sharding.num_game_parts(model.mesh)
+    rows = shape[0] * shape[1] // parts
     at_once = max(min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocabulary), 1)
     if rows <= at_once:
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), operands)
         log_probs, entropy = score(flat)
     else:
         chunks = -(-rows // at_once)
 
-        def split(x):
-            x = jnp.pad(x, [(0, chunks * at_once - rows), *[(0, 0)] * (x.ndim - 1)])
-            return x.reshape(chunks, at_once, *x.shape[1:])
+        def cut(x):
+            x = x.reshape(parts, rows, *x.shape[2:])
+            x = jnp.pad(x, [(0, 0), (0, chunks * at_once - rows), *[(0, 0)] * (x.ndim - 2)])
+            x = jnp.swapaxes(x.reshape(parts, chunks, at_once, *x.shape[2:]), 0, 1)
+            return x.reshape(chunks, parts * at_once, *x.shape[3:])
 
-        log_probs, entropy = jax.lax.map(jax.checkpoint(score), jax.tree.map(split, flat))
-        log_probs, entropy = log_probs.reshape(-1)[:rows], entropy.reshape(-1)[:rows]
+        def joined(x):
+            return jnp.swapaxes(x.reshape(chunks, parts, at_once), 0, 1).reshape(parts, -1)[:, :rows]
+
+        scored = jax.lax.map(jax.checkpoint(score), jax.tree.map(cut, operands))
+        log_probs, entropy = map(joined, scored)
     values = model.apply(params, hidden, method="value")
     return ActionOutputs(log_probs.reshape(shape), entropy.reshape(shape), values)
 
@@ -213,15 +220,29 @@ class Learner:
     def warm_up(self, reference: Params, params: Params, frozen: Params | None, plan: MinibatchPlan) -> None:
         """Compiles the passes over every bucket, so that no iteration waits for one."""
         for room in plan.buckets:
-            batch = layout.empty(plan.microbatch_games, room, plan.legal_width)
+            batch = self.spread(layout.empty(plan.microbatch_games, room, plan.legal_width))
             self.log_probs(reference, batch, 1.0)
-            targets = nothing_to_learn(plan.microbatch_games, room)
+            targets = self.spread(nothing_to_learn(plan.microbatch_games, room))
             self.accumulate(self.zeros(params), params, frozen, batch, targets, 1.0, np.float32(1.0))
+
+    def spread(self, arrays: Any) -> Any:
+        """A microbatch (GameBatch or Targets, numpy), each game on the devices that compute with it."""
+        return sharding.spread(arrays, self.model.mesh)
+
+    def keep_split(self, tree: Any) -> Any:
+        """Inside jit: parameters, gradients or a state, lying as the parameters of the mesh do."""
+        return sharding.keep_split(tree, self.model.mesh, self.model.config.kv_heads)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def create(self, params: Params) -> TrainState:
+        """The state before the first update."""
+        return self.keep_split(train_state.create(params, self.optimizer))
 
     @functools.partial(jax.jit, static_argnums=0)
     def log_probs(self, params: Params, batch: GameBatch, temperature) -> jax.Array:
         """[N, X] log-probabilities of the action tokens: the reference policy's, for the KL penalty."""
-        return evaluate_actions(self.model, params, batch, temperature).log_probs
+        # Every process reads all of them.
+        return sharding.split(evaluate_actions(self.model, params, batch, temperature).log_probs, self.model.mesh)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def accumulate(self, gradients, params, frozen, batch, targets, temperature, num_tokens):
@@ -232,19 +253,20 @@ class Learner:
             return self.loss(outputs, batch, targets, num_tokens)
 
         (_, metrics), new = jax.value_and_grad(loss, has_aux=True)(params)
-        return jax.tree.map(jnp.add, gradients, new), metrics
+        return self.keep_split(jax.tree.map(jnp.add, gradients, new)), metrics
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def apply(self, state: TrainState, gradients) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimizer step; the state is donated."""
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimizer, state.step + 1), {"optimizer/gradient_norm": optax.global_norm(gradients)}
+        state = self.keep_split(TrainState(params, optimizer, state.step + 1))
+        return state, {"optimizer/gradient_norm": optax.global_norm(gradients)}
 
     @functools.partial(jax.jit, static_argnums=0)
     def zeros(self, params: Params) -> Params:
         """Gradients of nothing."""
-        return jax.tree.map(jnp.zeros_like, params)
+        return self.keep_split(jax.tree.map(jnp.zeros_like, params))
 
     def reference_log_probs(
         self, params: Params, plan: MinibatchPlan, episodes: Sequence[Episode], batch: GameBatch, temperature
@@ -253,7 +275,8 @@ class Learner:
         log_probs = np.zeros(batch.action_tokens.shape, np.float32)
         waiting = []
         for room, games in plan.microbatches(episodes, np.random.default_rng(0)):
-            waiting.append((games, self.log_probs(params, plan.crop(batch, games, room), temperature)))
+            microbatch = self.spread(plan.crop(batch, games, room))
+            waiting.append((games, self.log_probs(params, microbatch, temperature)))
         for games, found in waiting:
             log_probs[np.asarray(games), : found.shape[1]] = np.asarray(found)[: len(games)]
         return log_probs
@@ -269,7 +292,7 @@ class Learner:
         num_tokens = np.float32(max(sum(int(targets.mask.sum()) for _, targets in microbatches), 1))
         gradients = self.zeros(state.params)
         totals: dict[str, Any] = {}
-        for batch, targets in microbatches:
+        for batch, targets in map(self.spread, microbatches):
             gradients, metrics = self.accumulate(
                 gradients, state.params, frozen, batch, targets, temperature, num_tokens
             )

@@ -73,6 +73,11 @@ def test_types_know_nothing_above_them(file):
     assert theirs(file) <= {"jax", "numpy"}
 
 
+@of("sharding", "accelerators")
+def test_sharding_and_accelerators_know_nothing_of_ours(file):
+    assert not ours(file)
+
+
 @of("advantages", "losses")
 def test_advantages_and_losses_know_jax_and_types(file):
     assert ours(file) <= {"omar_jax.types"}
@@ -81,7 +86,7 @@ def test_advantages_and_losses_know_jax_and_types(file):
 
 @of("model")
 def test_the_model_knows_jax_flax_and_types(file):
-    assert all(is_within(name, "omar_jax.model", "omar_jax.types") for name in ours(file))
+    assert all(is_within(name, "omar_jax.model", "omar_jax.types", "omar_jax.sharding") for name in ours(file))
     about_files = {"safetensors", "huggingface_hub", "gguf", "tokenizers", "transformers", "ml_dtypes"}
     reads_files = file.stem in ("hf", "families", "source", "gguf_file")
     assert theirs(file) <= {"jax", "flax", "numpy"} | (about_files if reads_files else set())

@@ -13,9 +13,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from omar_jax.model.config import DecoderConfig, RopeScaling
 from omar_jax.model.lora import LORA_A, LORA_B, LoRA
+from omar_jax.sharding import GAMES, split
 from omar_jax.types import Params
 
 # (layer, query [..., L, K, G, h], key [..., L, K, h], value like key) -> (output like query, what to keep)
@@ -151,12 +153,14 @@ class Decoder(nn.Module):
       dtype: of activations, keys and values; weights are converted where they are used. Norms, rotary angles,
         softmax, logits and values are computed in float32.
       lora: its adapters, if it has any.
+      mesh: of the devices it computes on, if there are several; the first axis of tokens is then split.
     """
 
     config: DecoderConfig
     remat: bool = False
     dtype: Any = jnp.float32
     lora: LoRA | None = None
+    mesh: Mesh | None = None
 
     def setup(self):
         """Names the parts."""
@@ -179,10 +183,12 @@ class Decoder(nn.Module):
         x = self.embedding[tokens.reshape(-1)].astype(self.dtype)
         if c.embedding_scale:
             x = x * jnp.asarray(c.width**0.5, x.dtype)
+        x = split(x, self.mesh, GAMES)
         tables = {rope: rotary_table(positions, c.head_dim, *rope) for rope in map(c.rope, range(c.layers))}
         kept = []
         for layer, block in enumerate(self.blocks):
             x, kept_here = block(x, tables[c.rope(layer)], lead, attend)
+            x = split(x, self.mesh, GAMES)  # so that weights are gathered, and not activations
             kept.append(kept_here)
         return self.final_norm(x).reshape(*lead, c.width), kept
 

@@ -1,0 +1,87 @@
+"""Several processes that train together: how they find one another, share games, and notice that one has died.
+
+The life of an iteration of several processes: each plays its `share` of the games, on its own devices; what they
+played is exchanged (`gather`), so that from there on every process does the same with the same games, on the host and,
+each with its part of every microbatch, on the devices. Process 0 alone writes to the terminal and the run's folder.
+"""
+
+import glob
+import importlib.util
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from omar_jax.settings import SettingError
+
+# A process whose peers have not heard of it for so long counts as dead, and they stop.
+SILENCE_SECONDS = 30
+
+Item = TypeVar("Item")
+
+
+def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Joins the other processes of the run; to be called before any other use of JAX.
+
+    On TPU and under Slurm they find one another; elsewhere all three must be given, or none for a run of one process.
+
+    Args:
+      coordinator: host:port of process 0.
+      processes: how many there are.
+      process: which of them this is.
+
+    Raises:
+      SettingError: some are given and others are not, or they cannot be.
+    """
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise SettingError(f"{', '.join(missing)}: missing; --coordinator, --processes and --process belong together")
+    if not missing and not 0 <= process < processes:
+        raise SettingError(f"--process={process} cannot be used: it must be from 0 to {processes - 1}")
+    if not missing or _on_tpu() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=SILENCE_SECONDS)
+
+
+def _on_tpu() -> bool:
+    return importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"))
+
+
+def give_up(error: Exception) -> NoReturn:
+    """Ends this process after another one died, without waiting for it."""
+    reason = str(error).splitlines()[0][:200]
+    print(
+        f"omar_jax: process {jax.process_index()} lost another process of the run and stops; the same command, given "
+        f"to all, continues from the last checkpoint ({reason})",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)  # a clean exit would wait for the dead one at a barrier
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's part of what all have to do: neighbours stay together, in their order."""
+    count, mine = jax.process_count(), jax.process_index()
+    return items[mine * len(items) // count : (mine + 1) * len(items) // count]
+
+
+def gather(mine: Item) -> list[Item]:
+    """What every process has, by process; all must call it."""
+    if jax.process_count() == 1:
+        return [mine]
+    packed = np.frombuffer(pickle.dumps(mine), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(packed.size)).ravel()
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: packed.size] = packed
+    everything = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(everything, sizes, strict=True)]
