@@ -52,6 +52,14 @@ def split(x: jax.Array, mesh: Mesh | None, *axes: str | tuple[str, ...] | None) 
     return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*axes)))
 
 
+def gather_rows(table: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Inside a jitted call: a vocabulary's table [V, D], each row whole, rows split over `tensor` if it divides V.
+
+    Looked up in pieces of rows, XLA would have to move what it found between the devices, and does so badly.
+    """
+    return table if mesh is None else split(table, mesh, None if table.shape[0] % mesh.shape["tensor"] else "tensor")
+
+
 def put(array: np.ndarray, mesh: Mesh | None, spec: P) -> jax.Array:
     """A host array, the same in every process, on the devices of the mesh or on the only one."""
     if mesh is None:

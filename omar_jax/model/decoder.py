@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from omar_jax.model.config import DecoderConfig, RopeScaling
 from omar_jax.model.lora import LORA_A, LORA_B, LoRA
-from omar_jax.sharding import GAMES, split
+from omar_jax.sharding import GAMES, gather_rows, split
 from omar_jax.types import Params
 
 # (layer, query [..., L, K, G, h], key [..., L, K, h], value like key) -> (output like query, what to keep)
@@ -180,7 +180,7 @@ class Decoder(nn.Module):
         c = self.config
         # One row a token: XLA multiplies [M, D] by a matrix much faster on the CPU than [N, L, D].
         lead, positions = tokens.shape, positions.reshape(-1)
-        x = self.embedding[tokens.reshape(-1)].astype(self.dtype)
+        x = gather_rows(self.embedding, self.mesh)[tokens.reshape(-1)].astype(self.dtype)
         if c.embedding_scale:
             x = x * jnp.asarray(c.width**0.5, x.dtype)
         x = split(x, self.mesh, GAMES)
@@ -195,7 +195,8 @@ class Decoder(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 vocabulary logits [..., V]."""
         table = self.embedding if self.config.tied_embeddings else self.unembedding
-        return jnp.einsum("...d,vd->...v", hidden, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        table = gather_rows(table.astype(self.dtype), self.mesh)
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
 
     def value(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 values [...]: the critic."""
