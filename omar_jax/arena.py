@@ -59,19 +59,24 @@ def compare(
     Returns:
       By side, A's rate of wins on it against B, B's against itself, and their difference; and the games of A's
       werewolves.
+
+    Raises:
+      StopRequested: `progress` did, in this process or another.
     """
 
     def play(number, werewolves, village, policies):
         players = dict(zip(SIDES, (werewolves, village), strict=True))
         games = [Game(game, environment_seed(seed, game), _line_up(rollout, players)) for game in range(num_games)]
-        played = rollout.play(
-            hosts.share(games),
-            policies,
-            rollout.sampler.key(seed),
-            temperature,
-            lambda finished, tokens: progress(number * num_games + finished, tokens),
-        )[0]
-        return [episode for episodes in hosts.gather(played) for episode in episodes]
+        everywhere = hosts.together(
+            lambda: rollout.play(
+                hosts.share(games),
+                policies,
+                rollout.sampler.key(seed),
+                temperature,
+                lambda finished, tokens: progress(number * num_games + finished, tokens),
+            )
+        )
+        return [episode for episodes, _ in everywhere for episode in episodes]
 
     of_a = {}
     with_a_wolves = play(0, 0, 1, [a, b])

@@ -3,24 +3,35 @@
 The life of an iteration of several processes: each plays its `share` of the games, on its own devices; what they
 played is exchanged (`gather`), so that from there on every process does the same with the same games, on the host and,
 each with its part of every microbatch, on the devices. Process 0 alone writes to the terminal and the run's folder.
+
+When one dies, the others stop: the next exchange fails (`is_loss`), or JAX, which has not heard of it for a while or
+has lost process 0, aborts them. Either way a process's last line says what happened.
 """
 
+import ctypes
 import glob
 import importlib.util
 import os
 import pickle
+import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from omar_jax.runtime import StopRequested
 from omar_jax.settings import SettingError
 
-# A process whose peers have not heard of it for so long counts as dead, and they stop.
+# A process whose peers have not heard of it for so long counts as dead, and they stop. One that ends with an error of
+# its own waits so long for the others.
 SILENCE_SECONDS = 30
+
+# What JAX says where another process is missing: the CPU's collectives, and the service that all are connected to.
+LOSS = re.compile("Gloo|[Cc]oordination|[Hh]eartbeat|[Bb]arrier|UNAVAILABLE|DEADLINE_EXCEEDED")
 
 Item = TypeVar("Item")
 
@@ -45,19 +56,45 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
     if not missing and not 0 <= process < processes:
         raise SettingError(f"--process={process} cannot be used: it must be from 0 to {processes - 1}")
     if not missing or _on_tpu() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=SILENCE_SECONDS)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            heartbeat_timeout_seconds=SILENCE_SECONDS,
+            shutdown_timeout_seconds=SILENCE_SECONDS,
+        )
+        _say_when_aborted()
 
 
 def _on_tpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"))
 
 
+def _say_when_aborted() -> None:
+    """Lets a process that JAX aborts say why in its last line, where Python would list the stacks of its threads."""
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    # A handler of Python's own would run after the abort, that is never.
+    _end("was aborted by JAX, as it is when another process of the run is lost (its reason stands above)")
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether this is how the loss of another process shows here."""
+    return jax.process_count() > 1 and LOSS.search(str(error)) is not None
+
+
 def give_up(error: Exception) -> NoReturn:
     """Ends this process after another one died, without waiting for it."""
-    reason = str(error).splitlines()[0][:200]
+    _end(f"lost another process of the run and stops ({str(error).splitlines()[0][:200]})")
+
+
+def _end(reason: str) -> NoReturn:
     print(
-        f"omar_jax: process {jax.process_index()} lost another process of the run and stops; the same command, given "
-        f"to all, continues from the last checkpoint ({reason})",
+        f"omar_jax: process {jax.process_index()} {reason}; the same command, given to all, continues from the last "
+        "checkpoint",
         file=sys.stderr,
         flush=True,
     )
@@ -85,3 +122,19 @@ def gather(mine: Item) -> list[Item]:
     padded[: packed.size] = packed
     everything = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(everything, sizes, strict=True)]
+
+
+def together(play: Callable[[], Item]) -> list[Item]:
+    """What `play` gives in every process, by process; all must call it.
+
+    Raises:
+      StopRequested: `play` raised it in one of them: it is raised in all.
+    """
+    try:
+        mine = play()
+    except StopRequested:
+        mine = None
+    everywhere = gather(mine)
+    if any(of_one is None for of_one in everywhere):
+        raise StopRequested
+    return everywhere

@@ -67,15 +67,13 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         policy = run.policy(state.params, frozen)
         try:
             with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                played = run.rollout.play(hosts.share(games), [policy], key, config.play.temperature, progress)
+                of_mine = (hosts.share(games), [policy], key, config.play.temperature, progress)
+                everywhere = hosts.together(lambda of_mine=of_mine: run.rollout.play(*of_mine))
         except runtime.StopRequested:
-            played = None
-        everywhere = hosts.gather(played)
-        if None in everywhere:
             save(iteration)
             checkpoints.close()
             console.line(f"saved after {iteration} iterations")
-            raise runtime.StopRequested
+            raise
         episodes = [episode for episodes, _ in everywhere for episode in episodes]
         cost = functools.reduce(operator.add, (cost for _, cost in everywhere))
 
@@ -152,8 +150,8 @@ def main(argv: list[str]) -> None:
         console.line("stopped; the same command continues")
     except experiment.USER_ERRORS as error:
         sys.exit(f"omar_jax: {error}")
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        if not hosts.is_loss(error):
             raise
         hosts.give_up(error)
 
