@@ -7,7 +7,8 @@ Every measurement is a process of its own, which trains the configured model on 
 one after another day after day, vote, and act at night, in speeches of about a hundred tokens. It prints the seconds
 of a step once it is compiled (the fastest of `--repeats`, for the machine may be busy) and the most memory that the
 process ever had resident, compiling included. With whole masks memory grows with the square of the length: 4096
-shared tokens of one game take 14 GiB.
+shared tokens of one game take 14 GiB. In blocks 16,384 took 1.8, 1.8, 1.8 and 3.0 GiB in four runs, and 50 s a step,
+on two cores with other work on them.
 """
 
 import dataclasses
