@@ -8,6 +8,7 @@ When one dies, the others stop: the next exchange fails (`is_loss`), or JAX, whi
 has lost process 0, aborts them. Either way a process's last line says what happened.
 """
 
+import atexit
 import ctypes
 import glob
 import importlib.util
@@ -34,6 +35,7 @@ SILENCE_SECONDS = 30
 LOSS = re.compile("Gloo|[Cc]oordination|[Hh]eartbeat|[Bb]arrier|UNAVAILABLE|DEADLINE_EXCEEDED")
 
 Item = TypeVar("Item")
+_on_abort = None  # set by `start`
 
 
 def start(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -71,14 +73,21 @@ def _on_tpu() -> bool:
 
 
 def _say_when_aborted() -> None:
-    """Lets a process that JAX aborts say why in its last line, where Python would list the stacks of its threads."""
-    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
+    """Lets a process that JAX aborts say why in its last line, where Python would list the stacks of its threads.
 
+    A handler of Python's own would run after the abort, that is never. Once this process ends by itself, an abort has
+    another reason, and there is no Python left to give it.
+    """
+    process = jax.process_index()
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _aborted(number: int) -> None:
-    # A handler of Python's own would run after the abort, that is never.
-    _end("was aborted by JAX, as it is when another process of the run is lost (its reason stands above)")
+    def say(number):
+        del number
+        _end(process, "was aborted by JAX, as it is when another process of the run is lost (its reason stands above)")
+
+    global _on_abort  # whom C calls must not be collected
+    _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    atexit.register(signal.signal, signal.SIGABRT, signal.SIG_DFL)
 
 
 def is_loss(error: Exception) -> bool:
@@ -88,13 +97,12 @@ def is_loss(error: Exception) -> bool:
 
 def give_up(error: Exception) -> NoReturn:
     """Ends this process after another one died, without waiting for it."""
-    _end(f"lost another process of the run and stops ({str(error).splitlines()[0][:200]})")
+    _end(jax.process_index(), f"lost another process of the run and stops ({str(error).splitlines()[0][:200]})")
 
 
-def _end(reason: str) -> NoReturn:
+def _end(process: int, reason: str) -> NoReturn:
     print(
-        f"omar_jax: process {jax.process_index()} {reason}; the same command, given to all, continues from the last "
-        "checkpoint",
+        f"omar_jax: process {process} {reason}; the same command, given to all, continues from the last checkpoint",
         file=sys.stderr,
         flush=True,
     )
