@@ -37,11 +37,18 @@ class Checkpoints:
       folder: where they lie; made if it is missing.
       keep: how many to keep; None only reads, leaving the folder of a run in progress untouched.
       report: receives one line for every damaged checkpoint that is passed over.
+
+    Raises:
+      CheckpointError: the folder has a name that Orbax cannot save into.
     """
 
     def __init__(self, folder: Path, keep: int | None, report: Callable[[str], None] = logging.warning):
         if keep is not None and keep < 1:
             raise ValueError(f"keep is {keep}, but a run must keep at least 1 checkpoint")
+        if set("[]*?") & set(str(folder)):
+            raise CheckpointError(
+                f"{folder} cannot hold checkpoints: Orbax takes a name with [, ], * or ? for a pattern"
+            )
         self._report = report
         self._rejected: set[int] = set()
         options = ocp.CheckpointManagerOptions(
@@ -175,7 +182,8 @@ def _check_readable(folder: Any) -> None:
     """
     for path in (folder / "array_metadatas").iterdir():
         json.loads(path.read_text())
-    base = f"{folder}/" if "://" in str(folder) else f"file://{folder}/"
+    # As a path, not as an URL, in which some letters would have to be spelled otherwise.
+    base = f"{folder}/" if "://" in str(folder) else {"driver": "file", "path": f"{folder}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     keys = store.list().result()
     if not keys:

@@ -76,6 +76,20 @@ def test_round_trip_is_bitwise_and_older_ones_are_dropped(folder, template):
     checkpoints.close()
 
 
+def test_folders_whose_names_are_patterns_are_refused(tmp_path):
+    """Orbax would save into them without an error, but not all."""
+    with pytest.raises(CheckpointError, match=r"run \[1\] cannot hold checkpoints: Orbax takes names with \[, \], \*"):
+        Checkpoints(tmp_path / "run [1]", 2)
+
+
+def test_folders_may_have_any_other_name(tmp_path):
+    folder = tmp_path / "run 1, 100% %20 #done"
+    save_all(folder, [1])
+    checkpoints = Checkpoints(folder, 2)
+    assert_bitwise_equal(checkpoints.restore_latest(state(0))[1], state(1))
+    checkpoints.close()
+
+
 def test_nothing_saved_is_none(tmp_path):
     for keep in (2, None):
         checkpoints = Checkpoints(tmp_path / "none", keep)
