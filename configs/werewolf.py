@@ -59,7 +59,7 @@ def get_config(preset: str = "") -> ConfigDict:
     # Over how many devices games (data x fsdp), weights (fsdp) and what is computed with them (tensor) are split, as in
     # "2,4,1"; -1: all that are left. omar_jax.plan says what a mesh costs.
     config.mesh = ConfigDict()
-    config.mesh.update = "auto"  # of all devices
+    config.mesh.train = "auto"  # of all devices
     config.mesh.play = "auto"  # of one process's devices: every process plays by itself
 
     config.play = ConfigDict()

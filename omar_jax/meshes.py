@@ -1,6 +1,6 @@
 """Which meshes a configuration asks for on the devices at hand.
 
-The life of a mesh: `config.mesh.update` and `config.mesh.play` give its sizes, or "auto", which splits weights no
+The life of a mesh: `config.mesh.train` and `config.mesh.play` give its sizes, or "auto", which splits weights no
 further than memory demands and games as far as they go (`automatic`); the sizes are checked against the devices and
 the batches; what was chosen is reported. The update's mesh has all devices, play's those of one process.
 """
@@ -135,12 +135,12 @@ def choose(
     chip = CHIPS.get(devices[0].device_kind)
     memory = chip and chip.memory
     games = config.ppo.microbatch_games
-    update = _shape(config, "update", automatic(len(devices), games, kept, memory, "fsdp"))
+    update = _shape(config, "train", automatic(len(devices), games, kept, memory, "fsdp"))
     play = _shape(config, "play", automatic(len(mine), games, weights * compute.itemsize, memory, "tensor"))
     if games % update.games:
         raise SettingError(
             f"config.ppo.microbatch_games={games} cannot be used: it must be a multiple of {update.games}, the parts "
-            f"that config.mesh.update={update} splits games into"
+            f"that config.mesh.train={update} splits games into"
         )
     if config.play.games % processes:
         raise SettingError(
@@ -151,7 +151,7 @@ def choose(
         report(
             f"{len(devices)} devices in {processes} processes: data,fsdp,tensor = {update} to update, {play} to play"
         )
-    for name, shape in (("update", update), ("play", play)):
+    for name, shape in (("train", update), ("play", play)):
         if decoder.kv_heads % shape.tensor:
             report(
                 f"config.mesh.{name}: tensor={shape.tensor} does not divide the {decoder.kv_heads} key/value heads, "

@@ -164,7 +164,7 @@ def check(config: ConfigDict) -> None:
 
 # Settings that may differ between a run and its continuation.
 MAY_CHANGE = (
-    *("mesh.update", "mesh.play", "ppo.iterations", "checkpoint.every", "checkpoint.keep"),
+    *("mesh.train", "mesh.play", "ppo.iterations", "checkpoint.every", "checkpoint.keep"),
     *("arena.games", "log.episodes_every"),
 )
 

@@ -224,7 +224,7 @@ def test_a_run_goes_from_four_processes_to_one_of_eight_devices_and_back(start, 
         (3, {"processes": 4}),
     ):
         mesh = "2,2,2" if "devices" in how else "1,4,1"
-        settings = (f"--config.ppo.iterations={iterations}", f"--config.mesh.update={mesh}")
+        settings = (f"--config.ppo.iterations={iterations}", f"--config.mesh.train={mesh}")
         with start(name, *settings, **how) as job:
             job.succeed()
             assert ("starting at" if iterations == 1 else f"continuing after iteration {iterations - 1}") in job.said(0)
@@ -237,7 +237,7 @@ def test_a_run_goes_from_four_processes_to_one_of_eight_devices_and_back(start, 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [[0], [1], [0, 1]])
 def test_all_stop_when_any_is_asked_to_and_the_same_command_continues(start, place, alone, asked):
-    name = f"asked {asked}"
+    name = f"asked {sum(asked)} {len(asked)}"
     with start(name, processes=2) as job:
         job.wait_for("iteration    0")
         begun = time.monotonic()
@@ -255,7 +255,7 @@ def test_all_stop_when_any_is_asked_to_and_the_same_command_continues(start, pla
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [[1], [0, 1]])
 def test_all_stop_in_the_arena_when_any_is_asked_to(start, place, alone, asked):
-    name = f"arena {asked}"
+    name = f"arena {len(asked)}"
     shutil.copytree(alone, place / name)
     with start(name, "--config.arena.games=4000", processes=2) as job:
         job.wait_for(f"{place / name}: continuing after iteration 3")

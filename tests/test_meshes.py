@@ -50,6 +50,12 @@ def test_other_settings_are_refused(setting):
     assert str(caught.value) == right
 
 
+def test_settings_are_no_methods_of_the_configuration():
+    """Which could not be given on the command line."""
+    assert dict(get_config().mesh) == {"train": "auto", "play": "auto"}
+    assert (get_config().mesh.train, get_config().mesh.play) == ("auto", "auto")
+
+
 GIB = 2**30
 
 
@@ -122,9 +128,9 @@ def test_a_large_model_is_split():
 
 def test_heads_that_do_not_come_out_even_are_told_of():
     lone = dataclasses.replace(CONFIG, kv_heads=1)
-    _, lines = chosen(machine(8), lone, **{"mesh.update": "2,2,2", "mesh.play": "8,1,1"})
+    _, lines = chosen(machine(8), lone, **{"mesh.train": "2,2,2", "mesh.play": "8,1,1"})
     assert lines[1:] == [
-        "config.mesh.update: tensor=2 does not divide the 1 key/value heads, which are therefore the same on all of it"
+        "config.mesh.train: tensor=2 does not divide the 1 key/value heads, which are therefore the same on all of it"
     ]
 
 
@@ -132,8 +138,8 @@ def test_heads_that_do_not_come_out_even_are_told_of():
     ("changes", "message"),
     [
         (
-            {"mesh.update": "2,2,1"},
-            "config.mesh.update='2,2,1' cannot be used: it must be data,fsdp,tensor whose product is the number of "
+            {"mesh.train": "2,2,1"},
+            "config.mesh.train='2,2,1' cannot be used: it must be data,fsdp,tensor whose product is the number of "
             "devices, 8, as in '8,1,1'",
         ),
         (
@@ -142,9 +148,9 @@ def test_heads_that_do_not_come_out_even_are_told_of():
             "devices, 4, as in '4,1,1'",
         ),
         (
-            {"ppo.microbatch_games": 4, "mesh.update": "8,1,1"},
+            {"ppo.microbatch_games": 4, "mesh.train": "8,1,1"},
             "config.ppo.microbatch_games=4 cannot be used: it must be a multiple of 8, the parts that "
-            "config.mesh.update=8,1,1 splits games into",
+            "config.mesh.train=8,1,1 splits games into",
         ),
         (
             {"play.games": 15},
