@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
@@ -63,26 +64,32 @@ def compare(
     Raises:
       StopRequested: `progress` did, in this process or another.
     """
+    over = spoken = 0  # games of all, and tokens of the first process, which alone shows them
 
-    def play(number, werewolves, village, policies):
+    def play(werewolves, village, policies):
+        nonlocal over, spoken
         players = dict(zip(SIDES, (werewolves, village), strict=True))
         games = [Game(game, environment_seed(seed, game), _line_up(rollout, players)) for game in range(num_games)]
-        everywhere = hosts.together(
-            lambda: rollout.play(
-                hosts.share(games),
-                policies,
-                rollout.sampler.key(seed),
-                temperature,
-                lambda finished, tokens: progress(number * num_games + finished, tokens),
-            )
-        )
-        return [episode for episodes, _ in everywhere for episode in episodes]
+        # No more at once than all processes' batches hold, so that a stop is not agreed on late.
+        at_once = jax.process_count() * rollout.sampler.shapes.games[0]
+        episodes = []
+        for first in range(0, num_games, at_once):
+            some = games[first : first + at_once]
+
+            def report(finished, tokens, over=over, spoken=spoken):
+                progress(over + finished, spoken + tokens)
+
+            of_mine = (hosts.share(some), policies, rollout.sampler.key(seed), temperature, report)
+            everywhere = hosts.together(lambda of_mine=of_mine: rollout.play(*of_mine))
+            episodes += [episode for played, _ in everywhere for episode in played]
+            over, spoken = over + len(some), spoken + everywhere[0][1].action_tokens
+        return episodes
 
     of_a = {}
-    with_a_wolves = play(0, 0, 1, [a, b])
+    with_a_wolves = play(0, 1, [a, b])
     of_a["werewolves"] = _won(rollout, with_a_wolves, "werewolves")
-    of_a["village"] = _won(rollout, play(1, 1, 0, [a, b]), "village")
-    among_b = play(2, 0, 0, [b])
+    of_a["village"] = _won(rollout, play(1, 0, [a, b]), "village")
+    among_b = play(0, 0, [b])
     return {side: paired_difference(of_a[side], _won(rollout, among_b, side)) for side in SIDES}, with_a_wolves
 
 
