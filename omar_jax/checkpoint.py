@@ -46,9 +46,7 @@ class Checkpoints:
         if keep is not None and keep < 1:
             raise ValueError(f"keep is {keep}, but a run must keep at least 1 checkpoint")
         if set("[]*?") & set(str(folder)):
-            raise CheckpointError(
-                f"{folder} cannot hold checkpoints: Orbax takes a name with [, ], * or ? for a pattern"
-            )
+            raise CheckpointError(f"{folder} cannot hold checkpoints: Orbax takes names with [, ], * or ? for patterns")
         self._report = report
         self._rejected: set[int] = set()
         options = ocp.CheckpointManagerOptions(
