@@ -30,6 +30,11 @@ from omar_jax.settings import SettingError
 # A process whose peers have not heard of it for so long counts as dead, and they stop. One that ends with an error of
 # its own waits so long for the others.
 SILENCE_SECONDS = 30
+# So long processes wait for one another to start.
+MEETING_SECONDS = 300
+
+# Games are exchanged in pieces of this size: a program is compiled for every size.
+PIECE_BYTES = 2**20
 
 # What JAX says where another process is missing: the CPU's collectives, and the service that all are connected to.
 LOSS = re.compile("Gloo|[Cc]oordination|[Hh]eartbeat|[Bb]arrier|UNAVAILABLE|DEADLINE_EXCEEDED")
@@ -58,36 +63,37 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
     if not missing and not 0 <= process < processes:
         raise SettingError(f"--process={process} cannot be used: it must be from 0 to {processes - 1}")
     if not missing or _on_tpu() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        _say_when_aborted(process, f"did not find process 0 and all others within {MEETING_SECONDS} s")
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
+            initialization_timeout=MEETING_SECONDS,
             heartbeat_timeout_seconds=SILENCE_SECONDS,
             shutdown_timeout_seconds=SILENCE_SECONDS,
         )
-        _say_when_aborted()
+        atexit.register(signal.signal, signal.SIGABRT, signal.SIG_DFL)
+        _say_when_aborted(jax.process_index(), "was aborted by JAX, as it is when another process of the run is lost")
 
 
 def _on_tpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"))
 
 
-def _say_when_aborted() -> None:
+def _say_when_aborted(process: int | None, reason: str) -> None:
     """Lets a process that JAX aborts say why in its last line, where Python would list the stacks of its threads.
 
-    A handler of Python's own would run after the abort, that is never. Once this process ends by itself, an abort has
-    another reason, and there is no Python left to give it.
+    A handler of Python's own would run after the abort, that is never. A process that ends by itself says no more: an
+    abort has another reason then, and there is no Python left to give it.
     """
-    process = jax.process_index()
 
     def say(number):
         del number
-        _end(process, "was aborted by JAX, as it is when another process of the run is lost (its reason stands above)")
+        _end(process, f"{reason} (JAX's words stand above)")
 
     global _on_abort  # whom C calls must not be collected
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
-    atexit.register(signal.signal, signal.SIGABRT, signal.SIG_DFL)
 
 
 def is_loss(error: Exception) -> bool:
@@ -100,12 +106,10 @@ def give_up(error: Exception) -> NoReturn:
     _end(jax.process_index(), f"lost another process of the run and stops ({str(error).splitlines()[0][:200]})")
 
 
-def _end(process: int, reason: str) -> NoReturn:
-    print(
-        f"omar_jax: process {process} {reason}; the same command, given to all, continues from the last checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
+def _end(process: int | None, reason: str) -> NoReturn:
+    who = "a process" if process is None else f"process {process}"
+    what_now = "the same command, given to all, continues from the last checkpoint"
+    print(f"omar_jax: {who} {reason}; {what_now}", file=sys.stderr, flush=True)
     os._exit(1)  # a clean exit would wait for the dead one at a barrier
 
 
@@ -126,9 +130,10 @@ def gather(mine: Item) -> list[Item]:
         return [mine]
     packed = np.frombuffer(pickle.dumps(mine), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(packed.size)).ravel()
-    padded = np.zeros(sizes.max(), np.uint8)
+    padded = np.zeros(-(-sizes.max() // PIECE_BYTES) * PIECE_BYTES, np.uint8)
     padded[: packed.size] = packed
-    everything = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    pieces = [multihost_utils.process_allgather(piece) for piece in padded.reshape(-1, PIECE_BYTES)]
+    everything = np.concatenate([piece.reshape(len(sizes), PIECE_BYTES) for piece in pieces], axis=1)
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(everything, sizes, strict=True)]
 
 

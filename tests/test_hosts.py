@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -151,6 +153,17 @@ def test_errors_of_ones_own_are_no_loss(monkeypatch, message, is_loss):
     assert hosts.is_loss(ValueError(message)) is is_loss
 
 
+def test_one_that_meets_nobody_says_so():
+    nobody = f"localhost:{processes.free_port()}"
+    driver = f"from omar_jax import hosts; hosts.MEETING_SECONDS = 1; hosts.start({nobody!r}, 2, 1)"
+    command = [sys.executable, "-c", driver]
+    done = subprocess.run(command, cwd=processes.ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("omar_jax: process 1 did not find process 0 and all others within 1 s (JAX's words ")
+    assert said.endswith(CONTINUES)
+
+
 # ---------------------------------------------------------------- several
 
 
@@ -161,6 +174,8 @@ def test_two_processes_train_as_one_does(start, place, alone):
         assert "iteration" not in job.said(1)
         assert not job.said(0, "err") and not job.said(1, "err")
     assert_same_training(place / "two", alone)
+    lines = (place / "two" / "metrics.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["compilations"] for line in lines[1:]}) == 1, lines
 
 
 @pytest.mark.slow
