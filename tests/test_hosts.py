@@ -62,7 +62,9 @@ def games_of(workdir):
 
 def trained(workdir):
     """(iteration, parameters and optimizer state) of the newest checkpoint, restored on one device."""
-    run = experiment.build(experiment.stored_config(workdir))
+    config = experiment.stored_config(workdir)
+    config.mesh.train = "auto"
+    run = experiment.build(config)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
     iteration, moving, _ = checkpoints.restore_latest(run.moving(run.weights()[0]))
     checkpoints.close()
