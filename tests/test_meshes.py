@@ -65,15 +65,16 @@ GIB = 2**30
         # (devices, games, bytes of weights, bytes of memory, what is split first)
         ((1, 16, GIB, None, "fsdp"), (1, 1, 1)),
         ((8, 16, 100 * GIB, None, "fsdp"), (8, 1, 1)),  # nothing is known of memory: nothing is split
-        ((8, 16, 4 * GIB, 16 * GIB, "fsdp"), (8, 1, 1)),  # fits into half of it
-        ((8, 16, 9 * GIB, 16 * GIB, "fsdp"), (4, 2, 1)),
+        ((8, 16, 4 * GIB, 16 * GIB, "fsdp"), (8, 1, 1)),  # fits into a quarter of it
+        ((8, 16, 5 * GIB, 16 * GIB, "fsdp"), (4, 2, 1)),
+        ((8, 16, 9 * GIB, 16 * GIB, "fsdp"), (2, 4, 1)),
         ((8, 16, 60 * GIB, 16 * GIB, "fsdp"), (1, 8, 1)),
         ((8, 16, 900 * GIB, 16 * GIB, "fsdp"), (1, 8, 1)),  # does not fit at all: as far as it goes
-        ((8, 4, 9 * GIB, 16 * GIB, "fsdp"), (2, 2, 2)),  # four games are no more than four parts
+        ((8, 4, 5 * GIB, 16 * GIB, "fsdp"), (2, 2, 2)),  # four games are no more than four parts
         ((8, 1, 9 * GIB, 16 * GIB, "fsdp"), (1, 1, 8)),
         ((6, 4, GIB, 16 * GIB, "fsdp"), (2, 1, 3)),
         ((8, 0, 4 * GIB, 16 * GIB, "tensor"), (8, 1, 1)),
-        ((8, 0, 9 * GIB, 16 * GIB, "tensor"), (4, 1, 2)),
+        ((8, 0, 9 * GIB, 16 * GIB, "tensor"), (2, 1, 4)),
         ((8, 0, 900 * GIB, 16 * GIB, "tensor"), (1, 1, 8)),
         ((4, 0, 900 * GIB, None, "tensor"), (4, 1, 1)),
     ],
@@ -286,8 +287,9 @@ def assert_same(found):
     print(found)
     assert found["tokens"]
     assert found["compiled late"] == 0
-    for name in ("losses", "parameters", "optimizer", "log_probs", "values"):
+    for name in ("losses", "parameters", "log_probs", "values"):
         assert found[name] <= RELATIVE, name
+    assert found["optimizer"] <= 10 * RELATIVE  # moments of gradients that all but cancel
 
 
 @pytest.fixture(scope="module")
