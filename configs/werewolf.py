@@ -44,6 +44,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.model.weights = "stored"  # or "random": of the same shape, for a cold start from nothing
     config.model.thinking = False  # True lets models that can (Qwen3) think before they speak; thoughts are not heard
     config.model.remat = False  # recompute activations in the backward pass: slower, less memory
+    config.model.longest_dense = 0  # most tokens of a game that is not attended to in blocks; 0: by the device
 
     config.lora = ConfigDict()
     config.lora.rank = 0  # of trained adapters beside frozen weights; 0: none, all weights are trained
@@ -164,12 +165,13 @@ def _pretrained(config: ConfigDict, source: str, rank: int) -> None:
     config.play.action_tokens = 64
     config.play.cue_tokens = 64
     config.play.piece_tokens = 256
-    config.play.transcript_tokens = (1024, 2048)
-    config.layout.buckets = ((768, 1024, 512, 36), (1280, 1536, 1024, 48), (2048, 2560, 1792, 72))
+    config.play.transcript_tokens = (2048,)  # every further size takes minutes to compile
+    config.play.batch_eighths = (8, 4)
+    config.layout.buckets = ((1408, 2112, 1280, 48), (2048, 2560, 1792, 72))
     config.ppo.iterations = 200
     config.ppo.epochs = 1
     config.ppo.minibatch_games = 32
-    config.ppo.microbatch_games = 4
+    config.ppo.microbatch_games = 16
     config.ppo.learning_rate = 5e-5 if rank else 1e-6
     config.arena.games = 256
 

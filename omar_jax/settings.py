@@ -117,6 +117,7 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from at_least(0, "ppo.warmup_steps", "ppo.weight_decay", "ppo.value_clip", "ppo.value_coefficient")
     yield from at_least(0, "ppo.kl_coefficient", "ppo.entropy_coefficient", "ppo.clip_low", "ppo.clip_high")
     yield from at_least(0, "cold_start.warmup_steps", "cold_start.weight_decay", "cold_start.value_coefficient")
+    yield from at_least(0, "model.longest_dense")
     yield from at_least(0, "lora.rank", "log.episodes_every", "filter.repeated_words", "arena.seed", "seed")
     yield from fraction("advantages.gamma_turn", "advantages.lambda_turn", "advantages.gamma_token")
     yield from fraction("advantages.lambda_token", "advantages.baseline_decay", "ppo.clip_low")
@@ -160,6 +161,12 @@ def check(config: ConfigDict) -> None:
         for part in setting.split("."):
             value = value[part]
         raise SettingError(f"config.{setting}={value!r} cannot be used: it must be {right}")
+
+
+def changes(before: ConfigDict, after: ConfigDict) -> list[str]:
+    """What of one configuration another has changed, each as "ppo.epochs=2"."""
+    old, new = (dict(_flat(config.to_dict())) for config in (before, after))
+    return [f"{name}={value}" for name, value in new.items() if old[name] != value]
 
 
 # Settings that may differ between a run and its continuation.

@@ -61,7 +61,7 @@ def evaluate_actions(model: Decoder, params: Params, batch: GameBatch, temperatu
     """
     tokens = jnp.concatenate([batch.shared_tokens, batch.seat_tokens], axis=1)
     positions = jnp.concatenate([batch.shared_positions, batch.seat_positions], axis=1)
-    hidden, _ = model.apply(params, tokens, positions, two_stream(model.config, batch))
+    hidden, _ = model.apply(params, tokens, positions, two_stream(model.config, batch, model.longest_dense))
     read_at = batch.shared_tokens.shape[1] + batch.action_index
     hidden = jnp.take_along_axis(hidden, read_at[..., None], axis=1)
 

@@ -185,9 +185,13 @@ def sees(window: int | None, query: Tokens, key: Tokens) -> jax.Array:
     return (own | cross) & within(query.position, key.position, window)
 
 
-def two_stream(config: DecoderConfig, batch: GameBatch) -> Callable:
-    """Attention over [shared | seat] tokens concatenated along the token axis, [N, T + R]."""
-    if batch.shared_tokens.shape[-1] + batch.seat_tokens.shape[-1] > LONGEST_DENSE:
+def two_stream(config: DecoderConfig, batch: GameBatch, longest_dense: int | None = None) -> Callable:
+    """Attention over [shared | seat] tokens concatenated along the token axis, [N, T + R].
+
+    Longer games than `longest_dense` tokens (None: `LONGEST_DENSE`) are attended to in blocks.
+    """
+    longest = LONGEST_DENSE if longest_dense is None else longest_dense
+    if batch.shared_tokens.shape[-1] + batch.seat_tokens.shape[-1] > longest:
         return _two_stream_in_blocks(config, batch)
     num_shared = batch.shared_tokens.shape[-1]
     visible = {

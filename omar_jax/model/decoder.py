@@ -153,6 +153,7 @@ class Decoder(nn.Module):
       dtype: of activations, keys and values; weights are converted where they are used. Norms, rotary angles,
         softmax, logits and values are computed in float32.
       lora: its adapters, if it has any.
+      longest_dense: most tokens of a game that is trained on with whole masks, see `attention.two_stream`.
       mesh: of the devices it computes on, if there are several; the first axis of tokens is then split.
     """
 
@@ -160,6 +161,7 @@ class Decoder(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     lora: LoRA | None = None
+    longest_dense: int | None = None
     mesh: Mesh | None = None
 
     def setup(self):
