@@ -124,7 +124,7 @@ def test_play_has_the_devices_of_one_process():
 def test_a_large_model_is_split():
     large = dataclasses.replace(CONFIG, vocabulary=2**18, width=2**12, mlp_width=2**14, layers=16)  # 1e9 x 4.4
     found, _ = chosen(machine(8, kind="TPU v5 lite"), large)
-    assert found[:2] == ((1, 8, 1), (2, 1, 4))
+    assert found[:2] == ((1, 8, 1), (1, 1, 8))
 
 
 def test_heads_that_do_not_come_out_even_are_told_of():
