@@ -87,11 +87,12 @@ def automatic(num_devices: int, games: int, weights: int, memory: int | None, sp
       games: that are computed together; must divide by data x fsdp.
       weights: bytes that are kept for the parameters, unsplit.
       memory: bytes of a device; None if that is unknown or does not matter.
-      split_first: what splits weights that do not fit into half the memory: "fsdp", or "tensor", which suits
-        decoding, where every gathered weight would be used for a handful of tokens.
+      split_first: what splits weights that do not fit into a quarter of the memory (they may lie there twice, to
+        update and to play): "fsdp", or "tensor", which suits decoding, where every gathered weight would be used for
+        a handful of tokens.
     """
     parts = [size for size in range(1, num_devices + 1) if num_devices % size == 0]
-    split = next((size for size in parts if memory is None or weights / size <= memory / 2), num_devices)
+    split = next((size for size in parts if memory is None or weights / size <= memory / 4), num_devices)
     if split_first == "tensor":
         return MeshShape(num_devices // split, 1, split)
     over_games = max(size for size in parts if games % size == 0)
