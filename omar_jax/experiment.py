@@ -69,7 +69,7 @@ def prepare_workdir(config: ConfigDict, workdir: str | None, config_file: str) -
 
 
 def stored_config(workdir: Path) -> ConfigDict:
-    """The configuration of a run that exists.
+    """The configuration of a run that exists, for the devices at hand and not for those that it trained on.
 
     Raises:
       SettingError: the folder holds no run.
@@ -77,7 +77,7 @@ def stored_config(workdir: Path) -> ConfigDict:
     stored = workdir / "config.json"
     if not stored.is_file():
         raise settings.SettingError(f"--workdir={workdir} holds no config.json; give the folder of a run")
-    return ConfigDict(json.loads(stored.read_text()))
+    return ConfigDict(json.loads(stored.read_text()) | {"mesh": {"train": "auto", "play": "auto"}})
 
 
 def initial_params(model: Decoder, seed: int) -> Params:

@@ -36,6 +36,9 @@ MEETING_SECONDS = 300
 # Games are exchanged in pieces of this size: a program is compiled for every size.
 PIECE_BYTES = 2**20
 
+# Status of a process that lost another: it failed by no fault of its own, and xpk starts it again.
+LOST = 200
+
 # What JAX says where another process is missing: the CPU's collectives, and the service that all are connected to.
 LOSS = re.compile("Gloo|[Cc]oordination|[Hh]eartbeat|[Bb]arrier|UNAVAILABLE|DEADLINE_EXCEEDED")
 
@@ -64,20 +67,31 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
         raise SettingError(f"--process={process} cannot be used: it must be from 0 to {processes - 1}")
     if not missing or _on_tpu() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         _say_when_aborted(process, f"did not find process 0 and all others within {MEETING_SECONDS} s")
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            initialization_timeout=MEETING_SECONDS,
-            heartbeat_timeout_seconds=SILENCE_SECONDS,
-            shutdown_timeout_seconds=SILENCE_SECONDS,
-        )
-        atexit.register(signal.signal, signal.SIGABRT, signal.SIG_DFL)
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=MEETING_SECONDS,
+                heartbeat_timeout_seconds=SILENCE_SECONDS,
+                shutdown_timeout_seconds=SILENCE_SECONDS,
+            )
+        except ValueError as error:
+            if not missing or "coordinator_address" not in str(error):
+                raise
+            _let_abort()  # JAX has found nobody: a TPU alone, as in a notebook
+            return
+        atexit.register(_let_abort)
         _say_when_aborted(jax.process_index(), "was aborted by JAX, as it is when another process of the run is lost")
 
 
 def _on_tpu() -> bool:
-    return importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"))
+    devices = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    return importlib.util.find_spec("libtpu") is not None and bool(devices)
+
+
+def _let_abort() -> None:
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
 
 
 def _say_when_aborted(process: int | None, reason: str) -> None:
@@ -110,7 +124,7 @@ def _end(process: int | None, reason: str) -> NoReturn:
     who = "a process" if process is None else f"process {process}"
     what_now = "the same command, given to all, continues from the last checkpoint"
     print(f"omar_jax: {who} {reason}; {what_now}", file=sys.stderr, flush=True)
-    os._exit(1)  # a clean exit would wait for the dead one at a barrier
+    os._exit(LOST)  # a clean exit would wait for the dead one at a barrier
 
 
 def is_first() -> bool:

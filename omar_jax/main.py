@@ -67,13 +67,14 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         policy = run.policy(state.params, frozen)
         try:
             with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                of_mine = (hosts.share(games), [policy], key, config.play.temperature, progress)
-                everywhere = hosts.together(lambda of_mine=of_mine: run.rollout.play(*of_mine))
+                play = functools.partial(run.rollout.play, hosts.share(games), [policy], key)
+                everywhere = hosts.together(functools.partial(play, config.play.temperature, progress))
         except runtime.StopRequested:
             save(iteration)
             checkpoints.close()
             console.line(f"saved after {iteration} iterations")
             raise
+        del policy, play  # a copy, on several machines; the update needs its memory
         episodes = [episode for episodes, _ in everywhere for episode in episodes]
         cost = functools.reduce(operator.add, (cost for _, cost in everywhere))
 

@@ -75,3 +75,10 @@ def test_published_games_that_are_none_are_one_line(tmp_path):
         config = smoke(environment__rules="sotopia", cold_start__published=str(published))
         with pytest.raises(SettingError, match=rf"^config\.cold_start\.published.*{said}"):
             experiment.build(config).given_game()
+
+
+def test_a_stored_run_is_read_on_any_devices(tmp_path):
+    trained_elsewhere = get_config("smoke")
+    trained_elsewhere.mesh.train = "1,4,1"
+    (tmp_path / "config.json").write_text(trained_elsewhere.to_json())
+    assert experiment.stored_config(tmp_path).mesh.train == "auto"

@@ -155,12 +155,24 @@ def test_errors_of_ones_own_are_no_loss(monkeypatch, message, is_loss):
     assert hosts.is_loss(ValueError(message)) is is_loss
 
 
+def test_a_tpu_alone_is_a_run_of_one_process(monkeypatch):
+    def finds_nobody(*arguments, **options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts, "_on_tpu", lambda: True)
+    monkeypatch.setattr(jax.distributed, "initialize", finds_nobody)
+    hosts.start(None, None, None)
+    with pytest.raises(ValueError, match="coordinator"):
+        hosts.start("localhost:1", 2, 0)
+    hosts._let_abort()
+
+
 def test_one_that_meets_nobody_says_so():
     nobody = f"localhost:{processes.free_port()}"
     driver = f"from omar_jax import hosts; hosts.MEETING_SECONDS = 1; hosts.start({nobody!r}, 2, 1)"
     command = [sys.executable, "-c", driver]
     done = subprocess.run(command, cwd=processes.ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
+    assert done.returncode == hosts.LOST
     said = done.stderr.splitlines()[-1]
     assert said.startswith("omar_jax: process 1 did not find process 0 and all others within 1 s (JAX's words ")
     assert said.endswith(CONTINUES)
@@ -212,7 +224,7 @@ def test_when_one_is_killed_the_rest_stop_and_the_same_command_continues(start, 
         statuses = job.statuses(seconds=60)
         print(f"{name}: the rest stopped after {time.monotonic() - killed:.1f} s")
         assert statuses.pop(victim) == -signal.SIGKILL, "the run was over before it was killed"
-        assert set(statuses) == {1}
+        assert set(statuses) == {hosts.LOST}
         for survivor in set(range(count)) - {victim}:
             lines = job.said(survivor, "err").splitlines()
             ours = [line for line in lines if not is_of_jax(line)]
