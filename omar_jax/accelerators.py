@@ -2,7 +2,7 @@
 
 The life of a topology: `find("v5e:4x4")` asks libtpu, the TPUs' compiler, for devices that programs can be compiled
 for but not run on; `find("local")` gives those at hand. What one of them can do stands in its maker's data sheet
-(`CHIPS`); the CPU is measured for a second.
+(`CHIPS`); the CPU, and a device at hand that does not stand there, are measured for about a second.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jax.experimental import topologies
 
 LOCAL = "local"
 GIB = 2**30
-# Measured on the CPU: the matrix product of two squares of this side, and the sum of so many numbers.
+# What is measured: the matrix product of two squares of this side, and the sum of so many numbers.
 _SIDE, _NUMBERS, _REPEATS = 2048, 2**26, 5
 
 
@@ -34,7 +34,7 @@ class Chip:
     Attributes:
       name: what people call it.
       memory: bytes that programs can have of it.
-      flops: multiplications and additions a second in bfloat16; on the CPU in float32.
+      flops: multiplications and additions a second in bfloat16; on a CPU in float32.
       bandwidth: bytes a second between it and its memory.
       link: bytes a second to a neighbour, in one direction.
       ring: an axis of the topology whose length is a multiple of this closes to a ring; 0 where a switch connects all.
@@ -96,7 +96,7 @@ def find(topology: str) -> Topology:
       TopologyError: there is no such topology, it is not known here, or libtpu is not installed.
     """
     if topology == LOCAL:
-        return Topology(jax.devices(), jax.local_devices(), chip(jax.devices()[0]), ring=False)
+        return Topology(jax.devices(), jax.local_devices(), at_hand(jax.local_devices()[0]), ring=False)
     right = "it must be local or a TPU's like v5e:4x4, v6e:2x4, v5p:2x4x4 or v4:2x2x2"
     match = re.fullmatch(r"(v4|v5e|v5p|v6e):(\d+x\d+(?:x\d+)?)", topology)
     if not match or (match[1] in ("v4", "v5p")) != (topology.count("x") == 2):
@@ -131,20 +131,26 @@ def _devices(generation: str, axes: Sequence[int], host: Sequence[int]) -> Seque
 
 
 def chip(device: Any) -> Chip:
-    """What a device can do.
+    """What a device can do that need not be there.
 
     Raises:
       TopologyError: it is of a kind that is not known here.
     """
-    if device.platform == "cpu":
-        return measured_cpu()
     if device.device_kind not in CHIPS:
         raise TopologyError(f"the device kind {device.device_kind!r} is unknown: it must be one of {', '.join(CHIPS)}")
     return CHIPS[device.device_kind]
 
 
-def measured_cpu() -> Chip:
-    """This machine's CPU, measured for about a second."""
+def at_hand(device: Any) -> Chip:
+    """What a device of this process can do, with the memory that JAX has of it."""
+    found = chip(device) if device.device_kind in CHIPS else measured(device)
+    return dataclasses.replace(found, memory=(device.memory_stats() or {}).get("bytes_limit", found.memory))
+
+
+def measured(device: Any) -> Chip:
+    """A device of this process, measured for about a second; a CPU that stands for several is shared among them."""
+    is_cpu = device.platform == "cpu"
+    sharers, scale = (jax.local_device_count(), 1) if is_cpu else (1, 4)
 
     def seconds(call: Callable, *arguments) -> float:
         jax.block_until_ready(call(*arguments))
@@ -155,8 +161,10 @@ def measured_cpu() -> Chip:
             times.append(time.perf_counter() - begun)
         return min(times)
 
-    square, numbers = jnp.ones((_SIDE, _SIDE)), jnp.ones(_NUMBERS)
-    flops = 2 * _SIDE**3 / seconds(jax.jit(jnp.matmul), square, square)
-    bandwidth = 4 * _NUMBERS / seconds(jax.jit(jnp.sum), numbers)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Chip("CPU", memory, flops, bandwidth, link=bandwidth)
+    side, count = scale * _SIDE, scale * _NUMBERS
+    with jax.default_device(device):
+        square = jnp.ones((side, side), jnp.float32 if is_cpu else jnp.bfloat16)
+        flops = 2 * side**3 / seconds(jax.jit(jnp.matmul), square, square) / sharers
+        bandwidth = 4 * count / seconds(jax.jit(jnp.sum), jnp.ones(count)) / sharers
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // sharers
+    return Chip("CPU" if is_cpu else device.device_kind, memory, flops, bandwidth, link=bandwidth)
