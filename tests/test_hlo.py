@@ -321,7 +321,7 @@ def test_communication_cut_up_among_products_counts_once_and_so_does_every_produ
     program = program_of(
         f"{A}\n{B}\n%x = bf16[96,96]{{1,0:S(1)}} copy-done(%y)\n"
         "%s = (bf16[96,96]{1,0:S(1)}, u32[]{:S(2)}) fusion(%b), kind=kCustom, calls=%one\n"
-        "%f = (bf16[1920,96]{1,0}, bf16[96,48]{1,0:S(1)}, bf16[96,96]{1,0:S(1)}) fusion(%b, %a, %x), kind=kOutput, "
+        "%f = (bf16[1920,96]{1,0}, bf16[96,48]{1,0}, bf16[96,96]{1,0}) fusion(%b, %a, %x), kind=kOutput, "
         "calls=%async_collective_fusion.2\n"
         "%d = bf16[96,96]{1,0:S(1)} fusion(%b), kind=kCustom, calls=%three",
         chain,
