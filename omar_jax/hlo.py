@@ -162,7 +162,7 @@ class Program:
             called = self._called(instruction)
             if instruction.opcode == "while":
                 body, condition = called["body"][0], called["condition"][0]
-                turns = self._turns(instruction, condition)
+                turns = self._turns(instruction, scope, condition, body)
                 yield from self._run(body, times * (steps if turns is None else turns), steps)
             elif instruction.opcode == "conditional":
                 ways = [list(self._run(name, times, steps)) for names in called.values() for name in names]
@@ -190,18 +190,43 @@ class Program:
         flops = sum(times * self._flops(instruction, scope) for instruction, scope, times in way)
         return flops, sum(times * self._bytes(instruction, scope) for instruction, scope, times in way)
 
-    def _turns(self, loop: Instruction, condition: str) -> int | None:
+    def _turns(self, loop: Instruction, scope: dict[str, Instruction], condition: str, body: str) -> int | None:
         """How often a loop turns; None if that depends on data."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
-        # A counter from 0 against a constant, as `scan` and `map` make it.
-        scope = self._computations[condition]
-        root = next(instruction for instruction in scope.values() if instruction.root)
-        compared = [scope[name] for name in root.operands if name in scope]
+        # A counter against a bound, as `scan` and `map` make it. What enters a loop may be a constant outside of it.
+        asked, inside = self._computations[condition], self._computations[body]
+        before, after = (x.operands if x.opcode == "tuple" else () for x in (scope[loop.operands[0]], _root(inside)))
+
+        def source(name, where):
+            while where[name].opcode in ("copy", "bitcast"):
+                name = where[name].operands[0]
+            return where[name]
+
+        def carried(value):
+            """Which of the values that a loop carries it is."""
+            found = re.search(r"index=(\d+)", value.attributes)
+            return int(found[1]) if value.opcode == "get-tuple-element" and found else None
+
+        def number(name, where):
+            value = source(name, where)
+            at = carried(value)
+            if where is not scope and at is not None and before and after and carried(inside[after[at]]) == at:
+                return number(before[at], scope)
+            found = re.match(r"\((\d+)\)", value.attributes) if value.opcode == "constant" else None
+            return int(found[1]) if found else None
+
+        root = _root(asked)
         if root.opcode != "compare" or "direction=LT" not in root.attributes:
             return None
-        bounds = [re.match(r"\((\d+)\)", c.attributes) for c in compared if c.opcode == "constant"]
-        return int(bounds[0][1]) if len(bounds) == 1 and bounds[0] else None
+        counter, bound = carried(source(root.operands[0], asked)), number(root.operands[1], asked)
+        if counter is None or bound is None:
+            return None
+        start = number(before[counter], scope) if before else 0
+        added = source(after[counter], inside) if after else root
+        terms = added.operands if added.opcode == "add" else ()
+        step = next((n for n in (number(name, inside) for name in terms) if n), 1)
+        return math.ceil((bound - (start or 0)) / step)
 
     # ---------------------------------------------------------------- matrix products
 
@@ -249,7 +274,7 @@ class Program:
                 name = fused[name].operands[0]
             return fused[name]
 
-        root = next(inner for inner in fused.values() if inner.root)
+        root = _root(fused)
         results = [origin(name) for name in (root.operands if root.opcode == "tuple" else [root.name])]
         total = 0
         for result, array in zip(results, fusion.arrays, strict=False):
@@ -309,6 +334,10 @@ class Program:
         name = self._called(instruction)["calls"][0]
         ends = any('"AsyncCollectiveDone"' in inner.attributes for inner in self._computations[name].values())
         return ends or name.startswith("async_collective_fusion")
+
+
+def _root(computation: dict[str, Instruction]) -> Instruction:
+    return next(instruction for instruction in computation.values() if instruction.root)
 
 
 def _far(arrays: Sequence[Array]) -> int:
