@@ -48,7 +48,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ModelError(f"model.source={str(folder)!r} holds no {CONFIG}")
-    return _read_json(path)
+    return read_json(path)
 
 
 def read_config(folder: Path) -> DecoderConfig:
@@ -69,7 +69,12 @@ def write_config(folder: Path, config_json: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(config_json, indent=1) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object.
+
+    Raises:
+      ModelError: it does not.
+    """
     try:
         stored = json.loads(path.read_text())
     except ValueError as error:
@@ -143,7 +148,7 @@ def _weight_files(folder: Path) -> tuple[Path, list[Path]]:
     index = folder / INDEX
     if not index.is_file():
         raise ModelError(f"model.source={str(folder)!r} holds no {WEIGHTS} and no {INDEX}")
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map")
     files = [folder / name for name in sorted(set(weight_map.values()))]

@@ -20,13 +20,14 @@ _CONVERSION = 1
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def resolve(name: str, report: Callable[[str], None]) -> Path:
+def resolve(name: str, report: Callable[[str], None], weights: bool = True) -> Path:
     """The folder with config.json, safetensors and tokenizer files of the model called `name`.
 
     Args:
       name: a folder; a path ending in .gguf; `pip:` and a package whose module has `assemble()`, which returns the
         path of a GGUF file; or `organization/name` on the Hugging Face hub. A folder of that name comes first.
       report: is told in a line what takes time.
+      weights: whether to download the weights, too.
 
     Raises:
       ModelError: the name leads nowhere, something must be installed or downloaded first, or the file is unsuitable.
@@ -41,7 +42,7 @@ def resolve(name: str, report: Callable[[str], None]) -> Path:
             raise ModelError(f"model.source={name!r}: there is no such file")
         return _converted(path, report)
     if _HUB_NAME.fullmatch(name):
-        return _downloaded(name, report)
+        return _downloaded(name, report, weights)
     raise ModelError(
         f"model.source={name!r} is no folder here; right are a folder, a file ending in .gguf, pip:package or "
         "organization/name on the Hugging Face hub"
@@ -93,7 +94,7 @@ def _assembled(package: str) -> Path:
         raise ModelError(f"model.source='pip:{package}' does not bring a whole GGUF file: {detail}") from error
 
 
-def _downloaded(name: str, report: Callable[[str], None]) -> Path:
+def _downloaded(name: str, report: Callable[[str], None], weights: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -108,7 +109,7 @@ def _downloaded(name: str, report: Callable[[str], None]) -> Path:
         folder = Path(
             snapshot_download(
                 name,
-                allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
+                allow_patterns=["*.json", "*.jinja", "tokenizer.model", *(["*.safetensors"] if weights else [])],
                 ignore_patterns=["*/*", "consolidated*"],  # the same weights again, in other formats
             )
         )
@@ -129,7 +130,7 @@ def _downloaded(name: str, report: Callable[[str], None]) -> Path:
     except (HfHubHTTPError, OSError) as error:
         detail = str(error).partition("\n")[0]
         raise ModelError(f"model.source={name!r} could not be downloaded: {detail}") from error
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+    if not (folder / "config.json").is_file() or (weights and not any(folder.glob("*.safetensors"))):
         raise ModelError(
             f"model.source={name!r} has no config.json and safetensors on huggingface.co; if it holds GGUF files, "
             "download one and give its path"
