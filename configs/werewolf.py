@@ -171,7 +171,7 @@ def _pretrained(config: ConfigDict, source: str, rank: int) -> None:
     config.ppo.iterations = 200
     config.ppo.epochs = 1
     config.ppo.minibatch_games = 32
-    config.ppo.microbatch_games = 16
+    config.ppo.microbatch_games = 8  # one or two a chip of a v5e-16: docs/scaling.md
     config.ppo.learning_rate = 5e-5 if rank else 1e-6
     config.arena.games = 256
 

@@ -93,7 +93,7 @@ TRAINS = r"""
 for word in "$@"; do case $word in --workdir=*) workdir=${word#*=} ;; esac; done
 echo "worker ${WORKER-} of $PWD trains: $*"
 linger() { for ((i = 0; i < 600; i++)); do sleep 0.05; done; } # half a minute: nothing outlives a failed test for long
-until_there() { for ((i = 0; i < 600; i++)); do [[ ! -e $1 ]] || return 0; sleep 0.05; done; return 1; }
+until_there() { for ((i = 0; i < 2400; i++)); do [[ ! -e $1 ]] || return 0; sleep 0.05; done; return 1; }
 """
 
 
