@@ -65,7 +65,9 @@ def prepare_workdir(config: ConfigDict, workdir: str | None, config_file: str) -
     if begun and stored.is_file():
         settings.check_same(json.loads(stored.read_text()), json.loads(given), folder)
     if hosts.is_first():
-        stored.write_text(given + "\n")
+        written = folder / "config.json.new"  # renamed, so that no other process reads half of it
+        written.write_text(given + "\n")
+        written.replace(stored)
     return folder
 
 
