@@ -172,6 +172,7 @@ def measure():
     print(json.dumps(pairs))
 
 
+@pytest.mark.slow  # 40 s
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell the peak of memory")
 def test_the_memory_is_that_of_real_calls():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}

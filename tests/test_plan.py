@@ -41,6 +41,7 @@ def test_a_plan_for_the_devices_at_hand(tmp_path):
     assert 0 < found["model_flops"] < found["flops"]
 
 
+@pytest.mark.slow  # 40 s
 def test_the_search_tries_meshes_and_names_the_best(tmp_path):
     devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     done = plan(*SMALL, "--search", f"--out={tmp_path / 'plan.json'}", XLA_FLAGS=devices)
