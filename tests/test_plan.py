@@ -103,7 +103,8 @@ def test_what_does_not_fit_is_said_with_what_to_change():
     sizes = ("--config.play.games=4096", "--config.play.batch_eighths=(8,)", "--config.ppo.minibatch_games=4096")
     done = plan(
         *("--config=configs/werewolf.py:smoke", "--topology=v5e:1x1", "--quick", *sizes),
-        *("--config.ppo.microbatch_games=4096", "--config.model.longest_dense=8192"),
+        *("--config.ppo.microbatch_games=4096", "--config.cold_start.minibatch_games=4096"),
+        "--config.cold_start.games_at_once=4096",
         JAX_EXEC_TIME_OPTIMIZATION_EFFORT="-1",
     )
     assert done.returncode == 1, done.stderr
