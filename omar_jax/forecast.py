@@ -139,7 +139,7 @@ def memory(run: Experiment, topology: Topology, of: Mapping[Call, Estimate]) -> 
     Args:
       run: assembled for the devices.
       topology: of the devices.
-      of: what its calls take, see `programs.calls`; phases without any are left out.
+      of: what its calls take, see `programs.largest_calls`; phases without any are left out.
     """
     shapes = run.rollout.sampler.shapes
     placed = describe(for_one_process(run, topology), topology.devices[0])
