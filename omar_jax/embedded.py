@@ -52,7 +52,7 @@ def game_texts(env: Environment, player: Player, seed: int) -> Iterator[str]:
         actions = {}
         for seat, ask in step.asks.items():
             rng = np.random.default_rng((seed, turn, seat))
-            actions[seat] = player.act(env, step.state, seat, ask, rng)
+            actions[seat] = player.act(env, step.state, seat, ask, (), rng)
             yield ask.cue
             yield actions[seat]
         step, turn = env.step(step.state, actions), turn + 1

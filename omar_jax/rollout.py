@@ -5,20 +5,24 @@ to the caches (`extend`), all their asked seats speak in one call (`decode`), an
 words and goes on. A finished game leaves the batch as soon as the rest fits the next smaller batch size, so that
 slots idle little; caches grow from the smallest size as transcripts do.
 
-A seat is played by a policy of the model (a number: which of `policies`) or by a `Player` (a script). Every policy
-keeps caches of its own.
+A seat is played by a policy of a model (a number: which of `policies`) or by a `Player` (a script, a person, a model
+behind an endpoint). Every policy keeps caches of its own; one of another model (`Guest`) hears the game in its own
+tokens.
 """
 
+import concurrent.futures
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from omar_jax import layout
+from omar_jax.envs.base import Ask as EnvironmentAsk
 from omar_jax.envs.base import Environment, Player, Step
 from omar_jax.model import cache as kv
 from omar_jax.sampler import Ask, LegalTable, Sampler, nobody_asked, nothing_said
@@ -67,39 +71,23 @@ class PlayStatistics:
         return PlayStatistics(**added | {"seconds": max(self.seconds, other.seconds)})
 
 
-class _Table:
-    """A game in progress: its environment's state and everything said so far as tokens."""
+class _Ear:
+    """What a policy has heard of a game so far, as tokens of its model."""
 
-    def __init__(self, spec: Game, env: Environment, chat: Chat, role_card: str):
-        self.spec, self.env, self.chat = spec, env, chat
-        self.card_in_cue = role_card == "cue"
-        state = env.reset(spec.seed)
-        self.roles = tuple(env.roles(state))
-        self.players = tuple(spec.players(self.roles))
+    def __init__(self, chat: Chat, card_in_cue: bool):
+        self.chat, self.card_in_cue = chat, card_in_cue
         self.steps: list[RolloutStep] = []
-        self.transcript: list[tuple[str, str]] = []
-        self.events: Counter = Counter()
         self.told: dict[int, tuple[int, ...]] = {}  # a seat's private tokens, where they stand in cues
         self.position = 0  # where the next step's public tokens go
         self.length = 0  # tokens in the cache once all pending ones are written
         self.pending: list[tuple[int, int, int]] = []  # (token, owner, position) not yet in the cache
-        self.cut = False
-        self.hear(env.step(state, {}))
-
-    @property
-    def over(self) -> bool:
-        return self.now.rewards is not None or self.cut
 
     def hear(self, now: Step) -> None:
         """Takes in what the environment says after a step."""
-        self.now = now
-        self.events.update(now.events)
         public = self.chat.event(now.public)
         if not self.steps:
             public = self.chat.opening + public
         private = {seat: self.chat.event(text) for seat, text in now.private.items() if text}
-        self.transcript += [("public", now.public)] if now.public else []
-        self.transcript += [(self.env.seat_names[seat], text) for seat, text in now.private.items() if text]
         if self.card_in_cue:
             for seat, tokens in private.items():
                 self.told[seat] = self.told.get(seat, ()) + tokens
@@ -112,41 +100,77 @@ class _Table:
         self.length += len(public) + sum(map(len, private.values()))
         self.position = where.next
 
-    def cue(self, seat: int) -> tuple[int, ...]:
-        return self.told.get(seat, ()) + self.chat.cue(self.now.asks[seat].cue)
+    def cue(self, seat: int, ask: EnvironmentAsk) -> tuple[int, ...]:
+        return self.told.get(seat, ()) + self.chat.cue(ask.cue)
+
+    def given(self, seat: int, ask: EnvironmentAsk, text: str) -> Turn:
+        """A turn that this policy did not sample."""
+        action = self.chat.action(text)
+        nothing = np.zeros(len(action), np.float32)
+        return Turn(self.cue(seat, ask), action, nothing, nothing, text=text)
+
+
+class _Table:
+    """A game in progress: its environment's state, everything said so far, and the ears of all policies.
+
+    The first ear's tokens are those of the episode.
+    """
+
+    def __init__(self, spec: Game, env: Environment, ears: list[_Ear]):
+        self.spec, self.env, self.ears = spec, env, ears
+        state = env.reset(spec.seed)
+        self.roles = tuple(env.roles(state))
+        self.players = tuple(spec.players(self.roles))
+        self.transcript: list[tuple[str, str]] = []
+        self.events: Counter = Counter()
+        self.cut = False
+        self.hear(env.step(state, {}))
+
+    @property
+    def over(self) -> bool:
+        return self.now.rewards is not None or self.cut
+
+    def hear(self, now: Step) -> None:
+        """Takes in what the environment says after a step."""
+        self.now = now
+        self.events.update(now.events)
+        self.transcript += [("public", now.public)] if now.public else []
+        self.transcript += [(self.env.seat_names[seat], text) for seat, text in now.private.items() if text]
+        for ear in self.ears:
+            ear.hear(now)
 
     def act(self, turns: dict[int, Turn]) -> None:
         """All asked seats have spoken: the environment goes on."""
-        self.steps[-1] = dataclasses.replace(self.steps[-1], turns=turns)
+        steps = self.ears[0].steps
+        steps[-1] = dataclasses.replace(steps[-1], turns=turns)
         self.transcript += [(f"{self.env.seat_names[seat]}'s turn", turn.text) for seat, turn in turns.items()]
         self.hear(self.env.step(self.now.state, {seat: turn.text for seat, turn in turns.items()}))
 
-    def scripted(self, turn_number: int) -> dict[int, Turn]:
-        """The turns of the asked seats that no policy plays."""
-        turns = {}
-        for seat, ask in self.now.asks.items():
-            player = self.players[seat]
-            if isinstance(player, int):
-                continue
-            rng = np.random.default_rng((self.spec.seed, self.spec.game, turn_number, seat))
-            text = player.act(self.env, self.now.state, seat, ask, rng)
-            action = self.chat.action(text)
-            nothing = np.zeros(len(action), np.float32)
-            turns[seat] = Turn(self.cue(seat), action, nothing, nothing, text=text)
-        return turns
+    def answer(self, seat: int, turn_number: int) -> str:
+        """What the player of a seat says that no policy plays."""
+        rng = np.random.default_rng((self.spec.seed, self.spec.game, turn_number, seat))
+        heard = [text for who, text in self.transcript if who in ("public", self.env.seat_names[seat])]
+        return self.players[seat].act(self.env, self.now.state, seat, self.now.asks[seat], heard, rng)
 
     def episode(self) -> Episode:
         rewards = self.now.rewards
         return Episode(
             game=self.spec.game,
             seed=self.spec.seed,
-            steps=tuple(self.steps),
+            steps=tuple(self.ears[0].steps),
             transcript=tuple(self.transcript),
             rewards=None if rewards is None else tuple(rewards[seat] for seat in range(self.env.num_seats)),
             roles=self.roles,
             events=dict(self.events),
             learns=self.spec.learns(self.roles),
         )
+
+
+class Guest(NamedTuple):
+    """A policy of another model, or one that is told its role otherwise: it hears and speaks by its own rollout."""
+
+    rollout: "Rollout"
+    params: Params
 
 
 class Rollout:
@@ -167,7 +191,7 @@ class Rollout:
     def play(
         self,
         games: Sequence[Game],
-        policies: Sequence[Params],
+        policies: Sequence[Params | Guest],
         key: jax.Array,
         temperature: float = 1.0,
         progress: Callable[[int, int], None] = lambda finished, tokens: None,
@@ -176,14 +200,18 @@ class Rollout:
 
         Args:
           games: who plays what.
-          policies: parameters by policy number.
+          policies: by policy number. Batches of all guests have the same sizes as this rollout's.
           key: of this play.
           temperature: of the sampler.
           progress: told now and then how many games are over and how many action tokens were sampled.
 
         Returns:
-          The episodes in the order of `games`, and what it cost.
+          The episodes in the order of `games`, and what it cost. Their tokens are those of the first policy's model;
+          turns that it did not sample have no log-probabilities.
         """
+        guests = [policy if isinstance(policy, Guest) else Guest(self, policy) for policy in policies]
+        if any(guest.rollout.sampler.shapes.games != self.sampler.shapes.games for guest in guests):
+            raise ValueError("all policies must play batches of the same sizes")
         statistics = PlayStatistics()
         started = time.perf_counter()
         most = self.sampler.shapes.games[0]
@@ -194,30 +222,41 @@ class Rollout:
             def report(finished, done=done):
                 progress(done + finished, statistics.action_tokens)
 
-            episodes += self._play_batch(
-                games[i : i + most], policies, key, jnp.float32(temperature), statistics, report
-            )
+            episodes += self._play_batch(games[i : i + most], guests, key, jnp.float32(temperature), statistics, report)
         statistics.seconds = time.perf_counter() - started
         return episodes, statistics
 
-    def _play_batch(self, games, policies, key, temperature, statistics, report) -> list[Episode]:
-        tables = [_Table(spec, self.env, self.chat, self.role_card) for spec in games]
+    def _play_batch(self, games, guests, key, temperature, statistics, report) -> list[Episode]:
+        voices = [guest.rollout for guest in guests] or [self]  # where only players play, the episode is in our tokens
+
+        def ears():
+            return [_Ear(voice.chat, voice.role_card == "cue") for voice in voices]
+
+        tables = [_Table(spec, self.env, ears()) for spec in games]
         slots = [*tables, *[None] * (self._batch_size(len(tables)) - len(tables))]
-        caches = [self.sampler.empty(len(slots)) for _ in policies]
+        caches = [guest.rollout.sampler.empty(len(slots)) for guest in guests]
         turn_number = 0
         while True:
-            self._cut_overlong(slots)
+            self._cut_overlong(slots, voices)
             running = [n for n, table in enumerate(slots) if table is not None and not table.over]
             report(sum(table.over for table in tables))
             if not running:
                 break
             if self._batch_size(len(running)) < len(slots):
                 rows = running + [running[0]] * (self._batch_size(len(running)) - len(running))
-                caches = [self.sampler.take(cache, np.asarray(rows)) for cache in caches]
+                caches = [
+                    voice.sampler.take(cache, np.asarray(rows)) for voice, cache in zip(voices, caches, strict=False)
+                ]
                 slots = [slots[n] for n in running] + [None] * (len(rows) - len(running))
                 running = list(range(len(running)))
-            caches = self._extend(slots, policies, caches)
-            self._speak(slots, running, policies, caches, key, temperature, turn_number, statistics)
+            heard = [
+                {n: slots[n].ears[policy] for n in running} for policy in range(len(guests))
+            ]  # by policy, and by slot of a running game
+            caches = [
+                guest.rollout.extend(guest.params, cache, of_policy, len(slots))
+                for guest, cache, of_policy in zip(guests, caches, heard, strict=True)
+            ]
+            self._speak(slots, running, guests, caches, key, temperature, turn_number, statistics)
             turn_number += 1
         statistics.cut_games += sum(table.cut for table in tables)
         return [table.episode() for table in tables]
@@ -225,48 +264,56 @@ class Rollout:
     def _batch_size(self, num_games: int) -> int:
         return min(size for size in self.sampler.shapes.games if size >= num_games)
 
-    def _cut_overlong(self, slots) -> None:
+    @staticmethod
+    def _cut_overlong(slots, voices) -> None:
         """Ends games that no cache, or whose questions no cue, can hold; they bring no reward and train nothing."""
-        shapes = self.sampler.shapes
         for table in slots:
             if table is not None and not table.over:
-                longest_cue = max(len(table.cue(seat)) for seat in table.now.asks)
-                table.cut = table.length > shapes.transcript[-1] - shapes.piece or longest_cue > shapes.cue
+                table.cut = any(
+                    voice.is_overlong(ear, table.now.asks) for voice, ear in zip(voices, table.ears, strict=True)
+                )
 
-    def _extend(self, slots, policies, caches) -> list[kv.Cache]:
-        """Writes everything said since the last turn into every policy's cache."""
+    def is_overlong(self, ear: _Ear, asks: Mapping[int, EnvironmentAsk]) -> bool:
+        """Whether the sampler's arrays cannot hold what a policy of this rollout hears and is asked."""
         shapes = self.sampler.shapes
-        live = [(n, table) for n, table in enumerate(slots) if table is not None and not table.over]
-        if not caches:  # nobody but scripted players
-            return caches
-        needed = max(table.length for _, table in live) + shapes.piece
+        longest_cue = max(len(ear.cue(seat, ask)) for seat, ask in asks.items())
+        return ear.length > shapes.transcript[-1] - shapes.piece or longest_cue > shapes.cue
+
+    def extend(self, params: Params, cache: kv.Cache, ears: Mapping[int, _Ear], slots: int) -> kv.Cache:
+        """Writes everything said since the last turn into a policy's cache; `ears` by slot."""
+        shapes = self.sampler.shapes
+        needed = max(ear.length for ear in ears.values()) + shapes.piece
         room = min(size for size in shapes.transcript if size >= needed)
-        if room > caches[0].room:
-            caches = [self.sampler.grow(cache, room) for cache in caches]
-        while any(table.pending for _, table in live):
-            piece = nothing_said(len(slots), shapes)
-            for n, table in live:
-                now, table.pending = table.pending[: shapes.piece], table.pending[shapes.piece :]
+        if room > cache.room:
+            cache = self.sampler.grow(cache, room)
+        while any(ear.pending for ear in ears.values()):
+            piece = nothing_said(slots, shapes)
+            for n, ear in ears.items():
+                now, ear.pending = ear.pending[: shapes.piece], ear.pending[shapes.piece :]
                 piece.count[n] = len(now)
                 if now:
                     piece.tokens[n, : len(now)], piece.owner[n, : len(now)], piece.positions[n, : len(now)] = zip(
                         *now, strict=True
                     )
-            caches = [self.sampler.extend(params, cache, piece) for params, cache in zip(policies, caches, strict=True)]
-        return caches
+            cache = self.sampler.extend(params, cache, piece)
+        return cache
 
-    def _speak(self, slots, running, policies, caches, key, temperature, turn_number, statistics) -> None:
+    def _speak(self, slots, running, guests, caches, key, temperature, turn_number, statistics) -> None:
         """Lets all asked seats of all games act at once, and their environments go on."""
-        turns = {n: slots[n].scripted(turn_number) for n in running}
-        for policy, (params, cache) in enumerate(zip(policies, caches, strict=True)):
-            asked = {n: self._asked(slots[n], policy) for n in running}
+        turns = self._answers(slots, running, turn_number)
+        for policy, (guest, cache) in enumerate(zip(guests, caches, strict=True)):
+            asked = {n: [s for s in slots[n].now.asks if slots[n].players[s] == policy] for n in running}
             if not any(asked.values()):
                 continue
-            ask, cues = self._ask(slots, asked, turn_number)
-            spoken = jax.device_get(self.sampler.decode(params, cache, ask, key, temperature))
+            voice = guest.rollout
+            ask, cues = voice._ask(slots, policy, asked, turn_number)
+            spoken = jax.device_get(voice.sampler.decode(guest.params, cache, ask, key, temperature))
             for n, seats in asked.items():
                 for row, seat in enumerate(seats):
-                    turns[n][seat] = self._turn(ask, spoken, n, row, cues[n, row])
+                    turn = voice._turn(ask, spoken, n, row, cues[n, row])
+                    if voice.chat is not guests[0].rollout.chat:
+                        turn = slots[n].ears[0].given(seat, slots[n].now.asks[seat], turn.text)
+                    turns[n][seat] = turn
             statistics.decode_calls += 1
             statistics.game_slots += len(slots)
             statistics.idle_game_slots += len(slots) - len(running)
@@ -277,25 +324,40 @@ class Rollout:
         statistics.host_seconds += time.perf_counter() - begun
 
     @staticmethod
-    def _asked(table: _Table, policy: int) -> list[int]:
-        return [seat for seat in table.now.asks if table.players[seat] == policy]
+    def _answers(slots, running, turn_number) -> dict[int, dict[int, Turn]]:
+        """By slot and seat, the turns of the asked seats that no policy plays."""
+        asked = [(n, s) for n in running for s in slots[n].now.asks if not isinstance(slots[n].players[s], int)]
 
-    def _ask(self, slots, asked, turn_number) -> tuple[Ask, dict[tuple[int, int], tuple[int, ...]]]:
-        """The sampler's arrays for the asked seats {slot: seats}, and the cue of each (slot, row)."""
+        def answer(at):
+            return slots[at[0]].answer(at[1], turn_number)
+
+        turns = {n: {} for n in running}
+        at_once = max((slots[n].players[seat].at_once for n, seat in asked), default=1)
+        if at_once > 1:  # they wait for somebody else
+            with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+                texts = list(pool.map(answer, asked))
+        else:
+            texts = map(answer, asked)
+        for (n, seat), text in zip(asked, texts, strict=True):
+            turns[n][seat] = slots[n].ears[0].given(seat, slots[n].now.asks[seat], text)
+        return turns
+
+    def _ask(self, slots, policy, asked, turn_number) -> tuple[Ask, dict[tuple[int, int], tuple[int, ...]]]:
+        """The sampler's arrays for a policy's asked seats {slot: seats}, and the cue of each (slot, row)."""
         shapes, num_seats = self.sampler.shapes, self.env.num_seats
         most = max(map(len, asked.values()))
         ask = nobody_asked(len(slots), min(size for size in shapes.asked if size >= most), shapes)
         ask.game[:] = [0 if table is None else table.spec.game for table in slots]
         cues = {}
         for n, seats in asked.items():
-            table = slots[n]
+            table, ear = slots[n], slots[n].ears[policy]
             for row, seat in enumerate(seats):
                 question, at = table.now.asks[seat], (n, row)
-                cues[at] = cue = table.cue(seat)
+                cues[at] = cue = ear.cue(seat, question)
                 ask.cue[at][shapes.cue - len(cue) :] = cue
                 ask.cue_count[at] = len(cue)
                 ask.seat[at] = seat
-                ask.position[at] = table.position
+                ask.position[at] = ear.position
                 ask.limit[at] = min(question.max_tokens, shapes.action)
                 ask.turn[at] = turn_number * num_seats + seat
                 if question.options is not None:

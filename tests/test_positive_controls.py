@@ -17,7 +17,7 @@ import streams
 
 from omar_jax import advantages, experiment, layout, sft, train_state, update
 from omar_jax.advantages import AdvantageSettings
-from omar_jax.envs.base import Ask, Step
+from omar_jax.envs.base import Ask, Player, Step
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
 from omar_jax.rollout import Game, Rollout, environment_seed
@@ -111,10 +111,10 @@ CONTROLS = {
 }
 
 
-class Anything:
+class Anything(Player):
     """Says any of the names."""
 
-    def act(self, env, state, seat, ask, rng):
+    def act(self, env, state, seat, ask, heard, rng):
         return str(rng.choice(env.names))
 
 

@@ -2,21 +2,23 @@
 
 import dataclasses
 import functools
+import threading
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import streams
+import tokenizer_families
 
 from omar_jax import experiment, layout, update
 from omar_jax.envs.werewolf import Werewolf
-from omar_jax.envs.werewolf_bots import ScriptedPlayer
+from omar_jax.envs.werewolf_bots import RandomPlayer, ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.metrics import CompilationCounter
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Game, Guest, Rollout, environment_seed
 from omar_jax.sampler import LegalTable, Sampler, Shapes
 from omar_jax.text.chat import Chat, load_tokenizer
 
@@ -275,3 +277,89 @@ def test_a_game_whose_question_is_too_long_is_cut():
     episodes, cost = play(rollout, games([0, 1]))
     assert cost.cut_games == len(episodes)
     assert all(episode.rewards is None for episode in episodes)
+
+
+# ---------------------------------------------------------------- guests and players that wait
+
+
+def village_by(village):
+    return lambda roles: [0 if role == "werewolf" else village for role in roles]
+
+
+def test_a_guest_of_the_same_model_plays_as_a_policy():
+    rollout, params = rollout_of(), params_of(CONFIG)
+    specs = games(range(NUM_GAMES), village_by(1))
+    wanted, _ = rollout.play(specs, [params, params], KEY)
+    found, _ = rollout.play(specs, [params, Guest(rollout, params)], KEY)
+    assert_same_games(found, wanted)
+
+
+@functools.cache
+def spelling_rollout():
+    """Of a model that reads letter by letter, with a chat template."""
+    chat = Chat(tokenizer_families.FAMILIES["qwen3"]())
+    model = Decoder(dataclasses.replace(CONFIG, vocabulary=len(chat.tokenizer)))
+    sizes = LegalTable.size(chat.action(choice) for choice in Werewolf(RULE_SETS["five"]).choices)
+    shapes = dataclasses.replace(CHANGING, transcript=(1024, 4096), cue=96, legal_nodes=sizes[0], legal_width=sizes[1])
+    return Rollout(Werewolf(RULE_SETS["five"]), chat, Sampler(model, chat.ends, shapes))
+
+
+def test_a_guest_of_another_model_hears_and_speaks_in_its_own_tokens():
+    ours, theirs = rollout_of(shapes=CHANGING), spelling_rollout()
+    guest = Guest(theirs, params_of(theirs.sampler.model.config))
+    specs = games(range(NUM_GAMES), lambda roles: [1] * len(roles))
+    wanted, _ = theirs.play(games(range(NUM_GAMES)), [guest.params], KEY)
+    found, _ = ours.play(specs, [params_of(CONFIG), guest], KEY)
+    for mine, its in zip(found, wanted, strict=True):
+        assert (mine.transcript, mine.rewards) == (its.transcript, its.rewards)
+    for _, _, turn in turns_of(found[0]):  # in the episode's own tokens
+        assert turn.action == CHAT.action(turn.text)
+
+
+def test_two_models_play_one_game_together():
+    ours, theirs = rollout_of(shapes=CHANGING), spelling_rollout()
+    guest = Guest(theirs, params_of(theirs.sampler.model.config))
+    found, _ = ours.play(games(range(NUM_GAMES), village_by(1)), [params_of(CONFIG), guest], KEY)
+    own, _ = play(ours, games(range(NUM_GAMES)))
+    for episode, alone in zip(found, own, strict=True):
+        first, of_ours = episode.steps[0].turns, alone.steps[0].turns
+        assert first.keys() == of_ours.keys()
+        for seat, turn in episode.steps[1].turns.items():
+            assert (episode.roles[seat] == "werewolf") == bool(turn.log_probs.any())
+        assert episode.rewards is not None
+
+
+def test_policies_of_other_batches_cannot_play_together():
+    theirs = rollout_of(shapes=CHANGING)
+    with pytest.raises(ValueError, match="same sizes"):
+        rollout_of().play(games([0]), [{}, Guest(theirs, {})], KEY)
+
+
+class Waiting(RandomPlayer):
+    """Answers only while others are answering, too."""
+
+    at_once = NUM_GAMES
+
+    def __init__(self):
+        self.meeting, self.heard = threading.Barrier(NUM_GAMES), {}
+
+    def act(self, env, state, seat, ask, heard, rng):
+        self.heard[state.seed, state.steps, seat] = heard
+        if state.phase == "opening" or state.steps == 1:
+            self.meeting.wait(timeout=30)
+        return super().act(env, state, seat, ask, heard, rng)
+
+
+def test_players_that_wait_answer_at_the_same_time_and_hear_what_their_seat_may():
+    rollout, player = rollout_of(), Waiting()
+    specs = games(range(NUM_GAMES), lambda roles: [player] * len(roles))
+    found, _ = rollout.play(specs, [], KEY)
+    patient, _ = rollout.play(games(range(NUM_GAMES), lambda roles: [RandomPlayer()] * len(roles)), [], KEY)
+    assert [episode.transcript for episode in found] == [episode.transcript for episode in patient]
+    for episode in found:
+        names = rollout.env.seat_names
+        for (seed, _, seat), heard in player.heard.items():
+            if seed == episode.seed:
+                own = [text for who, text in episode.transcript if who in ("public", names[seat])]
+                assert heard == own[: len(heard)]
+                assert f"You are {names[seat]}" in heard[1]

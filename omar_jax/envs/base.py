@@ -9,7 +9,7 @@ seed and its actions, and resumes from any state.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,8 +84,25 @@ class Environment(Protocol):
 
 
 class Player(Protocol):
-    """Somebody who answers asks: a script, a person, a model."""
+    """Somebody who answers asks: a script, a person, a model behind an endpoint.
 
-    def act(self, env: Environment, state: Any, seat: int, ask: Ask, rng: np.random.Generator) -> str:
-        """The seat's answer. Honest players read no more of the state than the seat may know."""
+    Attributes:
+      at_once: how many answers it gives at the same time, from so many threads; above 1 for those that wait.
+    """
+
+    at_once: int = 1
+
+    def act(
+        self, env: Environment, state: Any, seat: int, ask: Ask, heard: Sequence[str], rng: np.random.Generator
+    ) -> str:
+        """The seat's answer.
+
+        Args:
+          env: the game.
+          state: as it is now; honest players read no more of it than the seat may know.
+          seat: who is asked.
+          ask: what.
+          heard: everything that was said to all or to this seat, in order.
+          rng: of this answer.
+        """
         ...

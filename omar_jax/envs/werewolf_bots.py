@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omar_jax.envs import werewolf_text as text
-from omar_jax.envs.base import Ask, Environment
+from omar_jax.envs.base import Ask, Environment, Player
 from omar_jax.envs.werewolf_rules import State, View, view
 
 Rules = Iterable[tuple[float, Collection[int]]]
@@ -112,21 +112,25 @@ def _phrase(variants: Sequence[str], rng: np.random.Generator) -> str:
     return variants[rng.integers(len(variants))]
 
 
-class RandomPlayer:
+class RandomPlayer(Player):
     """Chooses uniformly among the legal choices and says nothing of consequence."""
 
-    def act(self, env: Environment, state: State, seat: int, ask: Ask, rng: np.random.Generator) -> str:
+    def act(
+        self, env: Environment, state: State, seat: int, ask: Ask, heard: Sequence[str], rng: np.random.Generator
+    ) -> str:
         """See base.Player."""
         return _phrase(ask.options or state.tasks[seat].choices or text.SMALL_TALK, rng)
 
 
-class ScriptedPlayer:
+class ScriptedPlayer(Player):
     """Plays every role by habit, with what its seat may know."""
 
     def __init__(self, habits: Habits = Habits()):
         self.habits = habits
 
-    def act(self, env: Environment, state: State, seat: int, ask: Ask, rng: np.random.Generator) -> str:
+    def act(
+        self, env: Environment, state: State, seat: int, ask: Ask, heard: Sequence[str], rng: np.random.Generator
+    ) -> str:
         """See base.Player."""
         seen = view(state, seat)
         evidence = read_evidence(seen)

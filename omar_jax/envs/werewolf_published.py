@@ -15,14 +15,14 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from omar_jax.envs import werewolf_text as text
-from omar_jax.envs.base import Ask, Environment
+from omar_jax.envs.base import Ask, Environment, Player
 from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS, RuleSet, State, Task
@@ -67,7 +67,7 @@ class _UnusableError(Exception):
 
 
 @dataclass(frozen=True)
-class PublishedGame:
+class PublishedGame(Player):
     """One game, and the player of all its seats.
 
     Attributes:
@@ -81,7 +81,9 @@ class PublishedGame:
     line: int
     answers: Mapping[Key, str]
 
-    def act(self, env: Environment, state: State, seat: int, ask: Ask, rng: np.random.Generator) -> str:
+    def act(
+        self, env: Environment, state: State, seat: int, ask: Ask, heard: Sequence[str], rng: np.random.Generator
+    ) -> str:
         """What the seat said here; see base.Player.
 
         Some published choices are illegal here: a witch's save of somebody not attacked had no effect and becomes
@@ -100,7 +102,7 @@ class PublishedGame:
         if task.kind == "witch":
             return text.NOBODY
         own_rng = np.random.default_rng((self.seed, state.steps, seat))
-        return _STAND_IN.act(env, state, seat, ask, own_rng)
+        return _STAND_IN.act(env, state, seat, ask, heard, own_rng)
 
 
 def _key(state: State, task: Task, seat: int) -> Key:
@@ -286,7 +288,7 @@ def _replays(game: PublishedGame, env: Werewolf, winner: str) -> bool:
         if not set(keys.values()) <= set(game.answers):
             return False
         asked.update(keys.values())
-        actions = {seat: game.act(env, step.state, seat, ask, rng) for seat, ask in step.asks.items()}
+        actions = {seat: game.act(env, step.state, seat, ask, (), rng) for seat, ask in step.asks.items()}
         step = env.step(step.state, actions)
     # A witch without potions was asked too.
     left = {key for key in game.answers if key not in asked and key[1] != "witch"}

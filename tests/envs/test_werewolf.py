@@ -18,7 +18,7 @@ def play(env, seed, player, rng):
     while steps[-1].rewards is None:
         last = steps[-1]
         assert last.asks
-        actions = {seat: player.act(env, last.state, seat, ask, rng) for seat, ask in last.asks.items()}
+        actions = {seat: player.act(env, last.state, seat, ask, (), rng) for seat, ask in last.asks.items()}
         steps.append(env.step(last.state, actions))
     return steps
 

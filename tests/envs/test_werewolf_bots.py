@@ -19,7 +19,7 @@ def play(env, seed, player, rng):
     step = env.step(env.reset(seed), {})
     events = Counter(step.events)
     while step.rewards is None:
-        actions = {seat: player.act(env, step.state, seat, ask, rng) for seat, ask in step.asks.items()}
+        actions = {seat: player.act(env, step.state, seat, ask, (), rng) for seat, ask in step.asks.items()}
         for seat, ask in step.asks.items():
             assert ask.options is None or actions[seat] in ask.options
         step = env.step(step.state, actions)
@@ -42,7 +42,9 @@ def day_one(*roles, said=(), task="vote", looks=()):
 def answers(env, step, seat, habits, games=50):
     """The different answers a seat gives."""
     player = ScriptedPlayer(habits)
-    return {player.act(env, step.state, seat, step.asks[seat], np.random.default_rng(seed)) for seed in range(games)}
+    return {
+        player.act(env, step.state, seat, step.asks[seat], (), np.random.default_rng(seed)) for seed in range(games)
+    }
 
 
 FIVE = ("seer", "werewolf", "villager", "villager", "villager")
@@ -83,7 +85,7 @@ def test_answers_do_not_depend_on_what_the_seat_cannot_know():
         changed = replace(step.state, roles=roles, log=log)
         for seed in range(20):
             seen, unseen = (
-                player.act(env, state, seat, step.asks[seat], np.random.default_rng(seed))
+                player.act(env, state, seat, step.asks[seat], (), np.random.default_rng(seed))
                 for state in (step.state, changed)
             )
             assert seen == unseen

@@ -15,19 +15,19 @@ from omar_jax.envs.werewolf_rules import mafia_rules
 class BlocPlayer(RandomPlayer):
     """Werewolves vote together for one random villager, everybody else at random."""
 
-    def act(self, env, state, seat, ask, rng):
+    def act(self, env, state, seat, ask, heard, rng):
         if state.roles[seat] == "werewolf" and state.phase == "votes":
             villagers = state.living("villager")
             shared = np.random.default_rng((state.seed, state.steps, 7))  # the same draw for all werewolves
             return env.seat_names[villagers[shared.integers(len(villagers))]]
-        return super().act(env, state, seat, ask, rng)
+        return super().act(env, state, seat, ask, heard, rng)
 
 
 def werewolves_win(env, seed, player, rng):
     """Plays a game; 1 if the werewolves win it, else 0."""
     step = env.step(env.reset(seed), {})
     while step.rewards is None:
-        actions = {seat: player.act(env, step.state, seat, ask, rng) for seat, ask in step.asks.items()}
+        actions = {seat: player.act(env, step.state, seat, ask, (), rng) for seat, ask in step.asks.items()}
         step = env.step(step.state, actions)
     return step.events["werewolves_wins"]
 

@@ -66,7 +66,7 @@ def play(game, rng_seed: int = 0) -> tuple[list[tuple[int, str, int, str]], list
     done, heard, events = [], [step.public], Counter(step.events)
     while step.rewards is None:
         tasks = step.state.tasks
-        actions = {seat: game.act(ENV, step.state, seat, ask, rng) for seat, ask in step.asks.items()}
+        actions = {seat: game.act(ENV, step.state, seat, ask, (), rng) for seat, ask in step.asks.items()}
         assert all(ask.options is None or actions[seat] in ask.options for seat, ask in step.asks.items())
         done += [(step.state.night, tasks[seat].kind, seat, action) for seat, action in actions.items()]
         step = ENV.step(step.state, actions)
@@ -169,7 +169,7 @@ def test_another_seed_is_refused(tmp_path):
     other = next(seed for seed in range(4000) if ENV.reset(seed).roles[0] == "werewolf")
     state = ENV.step(ENV.reset(other), {}).state
     with pytest.raises(ValueError, match=rf"no kill of Alice in round 1 of seed {other}; .* seed {game.seed}"):
-        game.act(ENV, state, 0, Ask("", 8), np.random.default_rng(0))
+        game.act(ENV, state, 0, Ask("", 8), (), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

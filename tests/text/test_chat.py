@@ -264,7 +264,7 @@ def test_the_embedded_model_reads_games_as_it_learned_them(rules):
             break
         said = {}
         for seat, ask in step.asks.items():
-            said[seat] = player.act(env, step.state, seat, ask, np.random.default_rng(seat))
+            said[seat] = player.act(env, step.state, seat, ask, (), np.random.default_rng(seat))
             assert c.cue(ask.cue) == (*plain(ask.cue), 3, 2)
             assert c.action(said[seat]) == (*plain(said[seat]), 3)
         step = env.step(step.state, said)
