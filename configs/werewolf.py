@@ -20,7 +20,7 @@ MODELS = {
     "qwen2_5_7b": ("Qwen/Qwen2.5-7B-Instruct", 32),
     "llama3_2_1b": ("meta-llama/Llama-3.2-1B-Instruct", 0),
 }
-PRESETS = ("", "seven", "smoke", *MODELS)
+PRESETS = ("", "seven", "smoke", "vs_random", *MODELS)
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -104,6 +104,14 @@ def get_config(preset: str = "") -> ConfigDict:
     config.ppo.kl_coefficient = 0.012  # towards the cold-start policy
     config.ppo.entropy_coefficient = 0.0
 
+    # Whom the policy plays against besides itself; what others say trains nothing.
+    config.opponents = ConfigDict()
+    config.opponents.past = 0.0  # how likely one side of a game is played by a past checkpoint
+    config.opponents.every = 5  # iterations between the checkpoints to draw from
+    config.opponents.pool = 4  # most of them; each takes the memory of what is trained
+    config.opponents.player = ""  # or "scripted", "random": always plays `side`
+    config.opponents.side = "village"
+
     config.filter = ConfigDict()
     config.filter.unfinished = True  # turns that ran out of tokens train nothing
     config.filter.empty = True  # neither do turns without a word
@@ -111,6 +119,7 @@ def get_config(preset: str = "") -> ConfigDict:
 
     config.cold_start = ConfigDict()
     config.cold_start.train = False  # True: fine-tune model.source's weights on scripted games first
+    config.cold_start.player = "scripted"  # or "random": who plays those games
     config.cold_start.published = ""  # a file of published games (rule set `sotopia`) to learn from instead
     config.cold_start.games = 24576
     config.cold_start.games_at_once = 1024
@@ -130,6 +139,7 @@ def get_config(preset: str = "") -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.episodes_every = 5  # iterations whose games are written in full; 0: never
+    config.log.report = True  # write report.html at the end
 
     if preset == "seven":
         config.cold_start.train = True  # the embedded cold start knows `five` alone
@@ -137,6 +147,8 @@ def get_config(preset: str = "") -> ConfigDict:
         config.environment.rules = "omar"
         config.play.transcript_tokens = (512, 768)
         config.layout.buckets = ((336, 528, 160, 36), (416, 672, 192, 44), (640, 1152, 448, 64))
+    if preset == "vs_random":
+        _against_random_village(config)
     if preset == "smoke":
         config.play.games = 16
         config.play.transcript_tokens = (512,)
@@ -152,6 +164,28 @@ def get_config(preset: str = "") -> ConfigDict:
     if preset == "gemma3_270m":
         _small_base_model(config)
     return config
+
+
+def _against_random_village(config: ConfigDict) -> None:
+    """Two werewolves against six villagers who vote at random: how close to the best possible does learning get?
+
+    Nobody talks and nobody has powers. The werewolves' best is to vote together, and their chance then is known.
+    """
+    config.environment.rules = "mafia_8"
+    config.opponents.player = "random"
+    config.opponents.side = "village"
+    config.model.weights = "random"
+    config.cold_start.train = True
+    config.cold_start.player = "random"
+    config.cold_start.games = 2048
+    config.play.transcript_tokens = (416,)
+    config.play.games = 512
+    config.layout.buckets = ((208, 240, 40, 20), (248, 280, 48, 24))
+    config.ppo.iterations = 40
+    config.ppo.minibatch_games = 128
+    config.ppo.kl_coefficient = 0.0
+    config.ppo.learning_rate = 5e-4
+    config.arena.games = 1024
 
 
 def _pretrained(config: ConfigDict, source: str, rank: int) -> None:

@@ -1,159 +1,148 @@
-"""One policy against another, side by side: what did training add?
+"""One policy against another, or all checkpoints of a run against one another: who wins, by how much, how surely.
 
-Every seed deals one game, played by three line-ups: A's werewolves against B's village, B against itself, and B's
-werewolves against A's village. Each side's difference is taken seed by seed, where the luck of the deal cancels.
+    python -m omar_jax.arena --a=runs/werewolf-default
+    python -m omar_jax.arena --a=runs/werewolf-default --b=scripted
+    python -m omar_jax.arena --a=runs/werewolf-default@5 --b=openai:qwen3@http://localhost:8000/v1 --games=100
+    python -m omar_jax.arena --round_robin=runs/werewolf-default --games=256
+
+Every deal is played by three line-ups: A on each side against B, and B against itself. An interrupted arena goes on
+with the same command, and so does one that is to be larger.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import re
+import sys
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
+from absl import app, flags, logging
 from ml_collections import ConfigDict
-from rich.table import Table
 
-from omar_jax import hosts
+from omar_jax import contest, experiment, matches, metrics, policies, runtime
+from omar_jax.checkpoint import Checkpoints
+from omar_jax.command_line import changes, define_config, is_given, parse_flags
 from omar_jax.console import Console
-from omar_jax.metrics import PairedDifference, paired_difference, write_atomically
-from omar_jax.rollout import Game, Rollout, environment_seed
-from omar_jax.runtime import Stop
-from omar_jax.types import Episode, Params
+from omar_jax.endpoint import EndpointError
+from omar_jax.settings import SettingError
 
-SIDES = ("werewolves", "village")
-
-
-def _line_up(rollout: Rollout, players: dict[str, int]) -> Callable[[tuple[str, ...]], Sequence[int]]:
-    return lambda roles: [players[rollout.env.team(role)] for role in roles]
-
-
-def _won(rollout: Rollout, episodes: Sequence[Episode], side: str) -> np.ndarray:
-    """[games] 1 where the side won; a game cut short is nobody's."""
-
-    def wins(episode):
-        seat = next(s for s, role in enumerate(episode.roles) if rollout.env.team(role) == side)
-        return episode.rewards is not None and episode.rewards[seat] > 0
-
-    return np.array([wins(episode) for episode in episodes], float)
+CONFIG = define_config()
+A = flags.DEFINE_string("a", None, f"A policy: {policies.KINDS}.")
+B = flags.DEFINE_string(
+    "b", None, "The policy that it is compared with. Default: the cold start of --a's run, or cold_start."
+)
+ROUND_ROBIN = flags.DEFINE_string("round_robin", None, "Instead of --a and --b a run, whose checkpoints all play.")
+CHECKPOINTS = flags.DEFINE_integer("checkpoints", 8, "Most checkpoints of --round_robin.", lower_bound=2)
+GAMES = flags.DEFINE_integer("games", 1000, "Deals; every line-up plays all of them.", lower_bound=2)
+SEED = flags.DEFINE_integer("seed", 1_000_000, "Of deals and words.", lower_bound=0)
+OUT = flags.DEFINE_string(
+    "out", None, "Folder for the games and arena.json. Default: runs/arena/A-B, or the run's folder."
+)
+AT_ONCE = flags.DEFINE_integer("at_once", 8, "Questions to an endpoint at the same time.", lower_bound=1)
+TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds to wait for an endpoint's answer.", lower_bound=0.1)
+RETRIES = flags.DEFINE_integer("retries", 5, "How often to ask an endpoint again.", lower_bound=0)
 
 
-def compare(
-    rollout: Rollout,
-    a: Params,
-    b: Params,
-    num_games: int,
-    seed: int,
-    temperature: float,
-    progress: Callable[[int, int], None],
-) -> tuple[dict[str, PairedDifference], list[Episode]]:
-    """Plays both line-ups of `num_games` seeds.
-
-    Args:
-      rollout: of the environment.
-      a, b: the two policies.
-      num_games: seeds; three games each.
-      seed: of deals and words.
-      temperature: of the sampler.
-      progress: told how many games are over, and of how many tokens so far.
-
-    Returns:
-      By side, A's rate of wins on it against B, B's against itself, and their difference; and the games of A's
-      werewolves.
-
-    Raises:
-      StopRequested: `progress` did, in this process or another.
-    """
-    over = spoken = 0  # games of all, and tokens of the first process, which alone shows them
-
-    def play(werewolves, village, policies):
-        nonlocal over, spoken
-        players = dict(zip(SIDES, (werewolves, village), strict=True))
-        games = [Game(game, environment_seed(seed, game), _line_up(rollout, players)) for game in range(num_games)]
-        # No more at once than all processes' batches hold, so that a stop is not agreed on late.
-        at_once = jax.process_count() * rollout.sampler.shapes.games[0]
-        episodes = []
-        for first in range(0, num_games, at_once):
-            some = games[first : first + at_once]
-
-            def report(finished, tokens, over=over, spoken=spoken):
-                progress(over + finished, spoken + tokens)
-
-            of_mine = (hosts.share(some), policies, rollout.sampler.key(seed), temperature, report)
-            everywhere = hosts.together(lambda of_mine=of_mine: rollout.play(*of_mine))
-            episodes += [episode for played, _ in everywhere for episode in played]
-            over, spoken = over + len(some), spoken + everywhere[0][1].action_tokens
-        return episodes
-
-    of_a = {}
-    with_a_wolves = play(0, 1, [a, b])
-    of_a["werewolves"] = _won(rollout, with_a_wolves, "werewolves")
-    of_a["village"] = _won(rollout, play(1, 0, [a, b]), "village")
-    among_b = play(0, 0, [b])
-    return {side: paired_difference(of_a[side], _won(rollout, among_b, side)) for side in SIDES}, with_a_wolves
+def settings_of(named: list[str]) -> ConfigDict:
+    """The configuration of the game."""
+    changed = changes()
+    for setting, flag in {"arena.games": "--games", "arena.seed": "--seed"}.items():
+        if setting in changed:
+            raise SettingError(
+                f"--config.{setting}={changed[setting]} is for the arena at a run's end: give {flag} here"
+            )
+    config = policies.config_for(named, CONFIG.value, is_given(sys.argv), changed)
+    config.arena.games, config.arena.seed = GAMES.value, SEED.value
+    return config
 
 
-def record(names: tuple[str, str], num_games: int, sides: dict[str, PairedDifference]) -> dict[str, Any]:
-    """The content of `arena.json`."""
-    return {
-        "a": names[0],
-        "b": names[1],
-        "games": 3 * num_games,
-        "seeds": num_games,
-        "sides": {
-            side: {
-                "a": of.a,
-                "b": of.b,
-                "difference": of.difference,
-                "interval": [of.low, of.high],
-                "games": num_games,
-            }
-            for side, of in sides.items()
-        },
+def rules(config: ConfigDict) -> dict:
+    """What all games of a folder have in common: everything on which they depend but the policies."""
+    settings = {f"config.environment.{name}": value for name, value in config.environment.items()}
+    # Batches of other sizes play the same games.
+    played = {name: value for name, value in config.play.items() if name not in ("games", "batch_eighths")}
+    return {**settings, **{f"config.play.{name}": value for name, value in played.items()}, "--seed": SEED.value}
+
+
+def keep(folder: Path, config: ConfigDict, contestants: list[matches.Contestant]) -> matches.Games:
+    """The games that a folder holds."""
+    return matches.Games(folder, rules(config), {contestant.name: contestant.origin for contestant in contestants})
+
+
+def one_against_another(console: Console, stop: runtime.Stop) -> None:
+    """Plays --a against --b."""
+    workdir = policies.workdir_of(A.value)
+    named = [A.value, B.value or (f"{workdir}@cold_start" if workdir else "cold_start")]
+    out = Path(OUT.value or Path("runs/arena") / "-".join(re.sub(r"[^\w.@]+", "_", name) for name in named))
+    config = settings_of(named)
+    run = experiment.build(config, console.line)
+    waiting = policies.Waiting(AT_ONCE.value, TIMEOUT.value, RETRIES.value, out / "answers.jsonl", stop.check)
+    a, b = (
+        policies.find(flag, name, run, waiting, console.line) for flag, name in zip(("--a", "--b"), named, strict=True)
+    )
+    if a.name == b.name:
+        b = b._replace(name=f"{b.name} again")
+    games = keep(out, config, [a, b])
+    found = contest.play(run.rollout, a, b, config, games, console, stop)
+    games.close()
+    metrics.write_atomically(out / "arena.json", [json.dumps(contest.comparison_json(found), indent=1)])
+    contest.show(console, found, games.of(contest.wanted(run.env, a.name, b.name)[0], GAMES.value))
+    console.line(f"Everything else is in {out}")
+
+
+def round_robin(console: Console, stop: runtime.Stop) -> None:
+    """Lets the checkpoints of --round_robin play one another."""
+    workdir = Path(ROUND_ROBIN.value)
+    out = Path(OUT.value or workdir)
+    if policies.workdir_of(ROUND_ROBIN.value) != workdir:
+        raise SettingError(f"--round_robin={workdir} is no run: give a run's folder")
+    config = settings_of([ROUND_ROBIN.value])
+    stored = Checkpoints(workdir / "checkpoints", keep=None).iterations()
+    if len(stored) < 2:
+        raise SettingError(f"--round_robin={workdir} holds {len(stored)} checkpoints: at least 2 can play one another")
+    chosen = [stored[round(n * (len(stored) - 1) / (CHECKPOINTS.value - 1))] for n in range(CHECKPOINTS.value)]
+    names = {f"iteration {iteration}": iteration for iteration in chosen}
+    run = experiment.build(config, console.line)
+    contestants = [
+        policies.find(
+            "--round_robin", f"{workdir}@{iteration}", run, policies.Waiting(), report=lambda line: None
+        )._replace(name=name)
+        for name, iteration in names.items()
+    ]
+    games = keep(out / "round_robin", config, contestants)
+    line_ups = contest.all_pairs(run.env, list(names))
+    contest.play_missing(run.rollout, contestants, line_ups, config, games, console, stop)
+    games.close()
+    rated = contest.rate(run.env, games, names, GAMES.value)
+    content = {
+        "policies": list(names),
+        "seeds": GAMES.value,
+        "games": len(line_ups) * GAMES.value,
+        "cut": contest.cut(games, line_ups, GAMES.value),
+        "elo": contest.ratings_json(rated),
+        "pairs": contest.pairs_json(run.env, games, list(names), GAMES.value),
     }
+    path = out / "round_robin.json"
+    metrics.write_atomically(path, [json.dumps(content, indent=1)])
+    console.table(contest.ratings_table(rated, GAMES.value))
+    contest.show_cut(console, content["cut"], content["games"])
+    console.line(f"Everything else is in {path}")
 
 
-def table(names: tuple[str, str], num_games: int, sides: dict[str, PairedDifference]) -> Table:
-    """The same for the terminal."""
-    shown = Table(title=f"{names[0]} against {names[1]}: rate of wins, {num_games} games a side and line-up")
-    for column in ("side", names[0], names[1], "difference", "95% interval"):
-        shown.add_column(column, justify="left" if column == "side" else "right")
-    for side, of in sides.items():
-        shown.add_row(
-            side,
-            f"{of.a:.1%}",
-            f"{of.b:.1%}",
-            f"{100 * of.difference:+.1f} points",
-            f"{100 * of.low:+.1f} to {100 * of.high:+.1f}",
-        )
-    return shown
+def main(argv: list[str]) -> None:
+    """Plays, and puts what the user can mend into one line."""
+    del argv
+    console = Console()
+    try:
+        if (A.value is None) == (ROUND_ROBIN.value is None):
+            raise SettingError("give either --a and --b, two policies, or --round_robin, a run's folder")
+        (one_against_another if A.value else round_robin)(console, runtime.Stop())
+    except runtime.StopRequested:
+        console.line("stopped; the same command goes on")
+    except (*experiment.USER_ERRORS, EndpointError) as error:
+        sys.exit(f"omar_jax: {error}")
 
 
-def report(
-    rollout: Rollout,
-    trained: Params,
-    reference: Params,
-    config: ConfigDict,
-    workdir: Path,
-    console: Console,
-    stop: Stop,
-) -> None:
-    """Compares the trained policy with its cold start: the table, three lines of a game, `arena.json`."""
-    names, num_games = ("trained", "cold start"), config.arena.games
-    with console.progress("arena", 3 * num_games, stop.check) as progress:
-        sides, episodes = compare(
-            rollout, trained, reference, num_games, config.arena.seed, config.play.temperature, progress
-        )
-    if hosts.is_first():
-        write_atomically(workdir / "arena.json", [json.dumps(record(names, num_games, sides), indent=1)])
-    console.table(table(names, num_games, sides))
-    console.line("From a game of the trained werewolves:")
-    for line in example(episodes[0]):
-        console.line(f"  {line}")
-    console.line(f"Everything else is in {workdir}")
-
-
-def example(episode: Episode, lines: int = 3) -> list[str]:
-    """A few lines of a game: the first things said aloud."""
-    spoken = [line for who, text in episode.transcript if who == "public" for line in text.split("\n")]
-    return [line for line in spoken if ": " in line and not line.startswith("Players: ")][:lines]
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)
+    runtime.keep_freed_memory()
+    runtime.remember_compilations()
+    app.run(main, flags_parser=parse_flags)

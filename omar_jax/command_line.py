@@ -5,6 +5,7 @@ A mistake in it ends the program with one line that names the setting, its value
 
 import re
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -20,6 +21,16 @@ def define_config() -> flags.FlagHolder:
     """Defines --config."""
     # No default of its own: ml_collections would read it, and fail on unknown settings, right here.
     return config_flags.DEFINE_config_file("config", None, f"File[:preset]. Default: {DEFAULT_CONFIG}.")
+
+
+def is_given(argv: list[str]) -> bool:
+    """Whether the command line names a configuration's file."""
+    return any(re.fullmatch(r"--?config(=.*)?", argument) for argument in argv[1:])
+
+
+def changes() -> dict[str, Any]:
+    """The settings that the command line changes, as in {"ppo.epochs": 2}."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -38,7 +49,11 @@ def parse_flags(argv: list[str]) -> list[str]:
         return rest
     except flags.IllegalFlagValueError as error:
         setting, value = re.match(r"flag --([^=]+)=(.*?): ", str(error)).groups()
-        kind = flags.FLAGS[setting].parser.flag_type()
-        sys.exit(f"omar_jax: {setting}={value} cannot be used: it must be {KINDS.get(kind, kind)}")
+        parser = flags.FLAGS[setting].parser
+        right = KINDS.get(parser.flag_type(), parser.flag_type())
+        if isinstance(parser, flags.IntegerParser | flags.FloatParser) and parser.lower_bound is not None:
+            right += f" of at least {parser.lower_bound}"
+        shown = setting if setting.startswith("config.") else f"--{setting}"
+        sys.exit(f"omar_jax: {shown}={value} cannot be used: it must be {right}")
     except (settings.SettingError, flags.Error) as error:
         sys.exit(f"omar_jax: {error}")

@@ -55,7 +55,8 @@ class Console:
 
     def iteration(self, number: int, numbers: Mapping[str, float]) -> None:
         """The line of a finished iteration."""
-        shown = "  ".join(f"{title} {form.format(numbers[name])}" for title, (name, form) in COLUMNS.items())
+        known = {title: form.format(numbers[name]) for title, (name, form) in COLUMNS.items() if name in numbers}
+        shown = "  ".join(f"{title} {value}" for title, value in known.items())
         self.line(f"iteration {number:4d}  {shown}")
         wins = {name.split("/")[1]: rate for name, rate in numbers.items() if name.startswith("win_rate/")}
         self._wins = "  ".join(f"{team} {wins[team]:.0%}" for team in ("werewolves", "village") if team in wins)

@@ -6,7 +6,6 @@ and minibatch plan that update; then the weights to start from, cold-started whe
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,20 +17,21 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from omar_jax import hosts, layout, meshes, metrics, settings, sft, sharding
+from omar_jax import layout, meshes, metrics, settings, sft, sharding
 from omar_jax.advantages import Advantages, AdvantageSettings
 from omar_jax.checkpoint import CheckpointError, Checkpoints
 from omar_jax.console import Console
 from omar_jax.envs import werewolf_published
 from omar_jax.envs.base import Player
 from omar_jax.envs.werewolf import Werewolf
-from omar_jax.envs.werewolf_bots import ScriptedPlayer
+from omar_jax.envs.werewolf_bots import PLAYERS
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.model import hf, lora, source
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder, convert, counts_in_float32
 from omar_jax.model.hf import ModelError
+from omar_jax.opponents import Opponents
 from omar_jax.rollout import Game, Rollout, environment_seed
 from omar_jax.sampler import LegalTable, Sampler, Shapes
 from omar_jax.text.chat import Chat
@@ -48,39 +48,6 @@ LONGEST_DENSE = 6144
 
 # What a user can mend; the commands show it as one line.
 USER_ERRORS = (settings.SettingError, CheckpointError, ModelError, FloatingPointError)
-
-
-def prepare_workdir(config: ConfigDict, workdir: str | None, config_file: str) -> Path:
-    """Makes the run's folder and writes its configuration there.
-
-    Raises:
-      SettingError: the folder holds a run of another configuration that has got further than its first mistake.
-    """
-    settings.check(config)
-    name = f"{Path(config_file).stem}-{config.preset or 'default'}"
-    folder = Path(workdir) if workdir else Path("runs") / name
-    folder.mkdir(parents=True, exist_ok=True)
-    stored, given = folder / "config.json", config.to_json(sort_keys=True, indent=1)
-    begun = any((folder / made).exists() for made in ("checkpoints", "cold_start"))
-    if begun and stored.is_file():
-        settings.check_same(json.loads(stored.read_text()), json.loads(given), folder)
-    if hosts.is_first():
-        written = folder / "config.json.new"  # renamed, so that no other process reads half of it
-        written.write_text(given + "\n")
-        written.replace(stored)
-    return folder
-
-
-def stored_config(workdir: Path) -> ConfigDict:
-    """The configuration of a run that exists, for the devices at hand and not for those that it trained on.
-
-    Raises:
-      SettingError: the folder holds no run.
-    """
-    stored = workdir / "config.json"
-    if not stored.is_file():
-        raise settings.SettingError(f"--workdir={workdir} holds no config.json; give the folder of a run")
-    return ConfigDict(json.loads(stored.read_text()) | {"mesh": {"train": "auto", "play": "auto"}})
 
 
 def initial_params(model: Decoder, seed: int) -> Params:
@@ -122,6 +89,7 @@ class Experiment:
     plan: MinibatchPlan
     advantages: AdvantageSettings
     turn_filter: FilterSettings
+    opponents: Opponents
 
     @property
     def model(self) -> Decoder:
@@ -168,9 +136,24 @@ class Experiment:
         reference = jax.tree.map(jnp.copy, convert(trained, dtype))
         return Start(trained, frozen, lora.combine(reference, frozen))
 
+    def cold_start_weights(self, folder: Path) -> tuple[Params, Params | None]:
+        """(trained, frozen) parameters that a run started from; `folder` keeps them where it made its own.
+
+        Raises:
+          CheckpointError: it made its own, and the folder holds none.
+        """
+        trained, frozen = self.weights()
+        if not self.config.cold_start.train:
+            return trained, frozen
+        stored = Checkpoints(folder, keep=None).restore_latest(trained)
+        if stored is None:
+            raise CheckpointError(f"{folder} holds no cold start yet")
+        return stored[1], frozen
+
     def moving(self, params: Params) -> dict[str, Any]:
         """Everything that an iteration changes, as a run begins; what its checkpoints hold."""
-        return {"state": self.learner.create(params), "baselines": np.zeros(len(self.env.role_names), np.float32)}
+        baselines = np.zeros(len(self.env.role_names), np.float32)
+        return {"state": self.learner.create(params), "baselines": baselines, **self.opponents.start(params)}
 
     def result(self, workdir: Path, iteration: int | None = None) -> tuple[int, Params]:
         """(iteration, the whole policy) of a run's checkpoint, the newest sound one if none is named.
@@ -210,14 +193,15 @@ class Experiment:
         return self.model.dtype if setting == "auto" else jnp.dtype(setting)
 
     def records(self, episodes: Sequence[Episode], batch: GameBatch, computed: Advantages) -> list[dict]:
-        """Games as JSON, every action token with its advantage; row n of the batch is episode n."""
-        found = []
+        """Games as JSON, every action token and turn with its advantage; row n of the batch is episode n."""
+        found, decode = [], self.chat.tokenizer.decode
         for n, episode in enumerate(episodes):
             by_seat = sorted(
                 (seat, step) for step, said in enumerate(episode.steps) for seat in said.turns
             )  # the order of the batch's turns
-            of_turn = {at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)}
-            found.append(metrics.episode_record(episode, self.env.seat_names, of_turn, self.chat.tokenizer.decode))
+            of_tokens = {at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)}
+            whole = {at: computed.turn_advantages[n][row] for row, at in enumerate(by_seat)}
+            found.append(metrics.episode_record(episode, of_tokens, decode, whole))
         return found
 
     def given_game(self) -> Callable[[int], Game]:
@@ -228,7 +212,8 @@ class Experiment:
         """
         published = self.config.cold_start.published
         if not published:
-            return lambda number: _played_by(ScriptedPlayer(), number, environment_seed(self.config.seed, number))
+            player, seed = PLAYERS[self.config.cold_start.player], self.config.seed
+            return lambda number: _played_by(player, number, environment_seed(seed, number))
         try:
             games = werewolf_published.load(Path(published), self.env)
         except ValueError as error:
@@ -293,6 +278,13 @@ def build(
     return assemble(config, folder, hf.read_config(folder), chat, jax.devices() if devices is None else devices, report)
 
 
+def environment(config: ConfigDict) -> Werewolf:
+    """The game that a run plays."""
+    rules = RULE_SETS[config.environment.rules]
+    rules = dataclasses.replace(rules, max_speech_tokens=config.environment.speech_tokens)
+    return Werewolf(rules, config.environment.legal_choices)
+
+
 def read_chat(folder: Path, config: ConfigDict) -> Chat:
     """The chat of the model in a folder.
 
@@ -314,9 +306,7 @@ def assemble(
     report: Callable[[str], None],
 ) -> Experiment:
     """`build`, with a model and its text as given; nothing is read and nothing computed."""
-    rules = RULE_SETS[config.environment.rules]
-    rules = dataclasses.replace(rules, max_speech_tokens=config.environment.speech_tokens)
-    env = Werewolf(rules, config.environment.legal_choices)
+    env = environment(config)
     compute = config.precision.compute
     if compute == "auto":
         compute = "float32" if devices[0].platform == "cpu" else "bfloat16"
@@ -366,4 +356,8 @@ def assemble(
             a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten, a.balance_roles
         ),
         turn_filter=FilterSettings(config.filter.unfinished, config.filter.empty, config.filter.repeated_words),
+        opponents=Opponents(
+            *(env, config.seed, config.opponents.past, config.opponents.every, config.opponents.pool),
+            *(PLAYERS[config.opponents.player], config.opponents.side),
+        ),
     )

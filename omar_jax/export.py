@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from omar_jax import experiment
+from omar_jax import experiment, workdirs
 from omar_jax.model import hf, lora
 from omar_jax.settings import SettingError
 from omar_jax.text.chat import GENERATION_CONFIG
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     """Exports what the flags say, and puts what the user can mend into one line."""
     del argv
     try:
-        run = experiment.build(experiment.stored_config(Path(WORKDIR.value)))
+        run = experiment.build(workdirs.stored_config(Path(WORKDIR.value)))
         iteration, params = run.result(Path(WORKDIR.value), ITERATION.value)
         export(run, params, Path(OUT.value), DTYPE.value)
     except experiment.USER_ERRORS as error:

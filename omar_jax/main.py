@@ -6,6 +6,7 @@ The same command continues an interrupted run. What it leaves in --workdir is li
 """
 
 import functools
+import json
 import operator
 import sys
 import time
@@ -16,11 +17,22 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from omar_jax import advantages, arena, experiment, hosts, metrics, runtime, settings, update
+from omar_jax import (
+    advantages,
+    contest,
+    experiment,
+    hosts,
+    matches,
+    metrics,
+    report_page,
+    runtime,
+    settings,
+    update,
+    workdirs,
+)
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
-from omar_jax.rollout import Game, environment_seed
 from omar_jax.turn_filter import filter_turns
 
 CONFIG = define_config()
@@ -43,38 +55,35 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, console.line)
     if restored := checkpoints.restore_latest(moving):
         start, moving, _ = restored
-    state, baselines = moving["state"], moving["baselines"]
     writer = metrics.MetricsWriter(workdir, start) if hosts.is_first() else None
 
     def save(iterations_done):
         counters = {"iterations_done": iterations_done}
-        checkpoints.save(iterations_done, {"state": state, "baselines": baselines}, counters)
+        checkpoints.save(iterations_done, moving, counters)
 
     if not restored:
         save(0)
     console.line(f"{workdir}: {'continuing after' if start else 'starting at'} iteration {start}; compiling ...")
-    run.rollout.sampler.warm_up(run.policy(state.params, frozen))
-    learner.warm_up(reference, state.params, frozen, plan)
+    run.rollout.sampler.warm_up(run.policy(moving["state"].params, frozen))
+    learner.warm_up(reference, moving["state"].params, frozen, plan)
 
     for iteration in range(start, config.ppo.iterations):
         ################################## Play ##################################
         key = jax.random.fold_in(run.rollout.sampler.key(config.seed), iteration)
         first = iteration * config.play.games
-        games = [
-            Game(game, environment_seed(config.seed, game), lambda dealt: [0] * len(dealt))
-            for game in range(first, first + config.play.games)
-        ]
-        policy = run.policy(state.params, frozen)
+        games = run.opponents.games(range(first, first + config.play.games), iteration)
+        players = [moving["state"].params, *run.opponents.drawn(moving, iteration)]
+        policies = [run.policy(params, frozen) for params in players]
         try:
             with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                play = functools.partial(run.rollout.play, hosts.share(games), [policy], key)
+                play = functools.partial(run.rollout.play, hosts.share(games), policies, key)
                 everywhere = hosts.together(functools.partial(play, config.play.temperature, progress))
         except runtime.StopRequested:
             save(iteration)
             checkpoints.close()
             console.line(f"saved after {iteration} iterations")
             raise
-        del policy, play  # a copy, on several machines; the update needs its memory
+        del policies, players, play  # copies, on several machines; the update needs its memory
         episodes = [episode for episodes, _ in everywhere for episode in episodes]
         cost = functools.reduce(operator.add, (cost for _, cost in everywhere))
 
@@ -92,8 +101,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         scored = time.perf_counter()
 
         ############################### Advantages ###############################
-        computed = advantages.compute_whitened(batch, run.advantages, len(roles), baselines)
-        baselines = advantages.next_baselines(batch, baselines, len(roles), config.advantages.baseline_decay)
+        computed = advantages.compute_whitened(batch, run.advantages, len(roles), moving["baselines"])
+        baselines = advantages.next_baselines(batch, moving["baselines"], len(roles), config.advantages.baseline_decay)
         computed, baselines = jax.device_get((computed, baselines))
         targets = update.Targets(computed.advantages, computed.targets, computed.mask, reference_log_probs)
 
@@ -104,7 +113,9 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
             for _ in range(config.ppo.epochs)
             for minibatch in plan.minibatches(fitting, batch, targets, order)
         )
-        state, numbers = learner.update(state, minibatches, config.play.temperature, frozen)
+        state, numbers = learner.update(moving["state"], minibatches, config.play.temperature, frozen)
+        pool = run.opponents.grown(moving, iteration + 1, state.params)
+        moving = {"state": state, "baselines": baselines, **pool}
         updated = time.perf_counter()
 
         ################################# Write ##################################
@@ -134,8 +145,21 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
     ################################## Arena ##################################
     if config.arena.games:
-        trained = run.policy(state.params, frozen)
-        arena.report(run.rollout, trained, run.policy(reference, None), config, workdir, console, stop)
+        trained = matches.Contestant("trained", run.policy(moving["state"].params, frozen))
+        cold_start = matches.Contestant("cold start", run.policy(reference, None))
+        rules = {"settings": settings.fingerprint(config), "seed": config.arena.seed}
+        games = matches.Games(workdir / "arena" / str(config.ppo.iterations), rules)
+        found = contest.play(run.rollout, trained, cold_start, config, games, console, stop)
+        games.close()
+        if hosts.is_first():
+            metrics.write_atomically(workdir / "arena.json", [json.dumps(contest.comparison_json(found), indent=1)])
+            wolves = games.of(contest.wanted(run.env, trained.name, cold_start.name)[0], config.arena.games)
+            contest.show(console, found, wolves)
+
+    ################################# Report #################################
+    if config.log.report and hosts.is_first():
+        report_page.write(workdir, workdir / "report.html", console.line)
+        console.line(f"What was learned, and the games: {workdir / 'report.html'}")
 
 
 def main(argv: list[str]) -> None:
@@ -145,7 +169,7 @@ def main(argv: list[str]) -> None:
         hosts.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config, console = CONFIG.value, Console(quiet=not hosts.is_first())
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        workdir = experiment.prepare_workdir(config, WORKDIR.value, file)
+        workdir = workdirs.prepare(config, WORKDIR.value, file)
         train(config, workdir, console, runtime.Stop())
     except runtime.StopRequested:
         console.line("stopped; the same command continues")

@@ -97,45 +97,47 @@ def write_episodes(folder: Path, iteration: int, episodes: Sequence[Mapping[str,
 
 def episode_record(
     episode: Episode,
-    seat_names: Sequence[str],
     advantages: Mapping[tuple[int, int], np.ndarray] | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
+    turn_advantages: Mapping[tuple[int, int], float] | None = None,
 ) -> dict[str, Any]:
     """A game as JSON.
 
     Args:
       episode: the game.
-      seat_names: [P].
       advantages: by (seat, step), [J] each: one an action token; turns that are not in it have null.
       decode: token ids to text; adds the turns' cues as text.
+      turn_advantages: by (seat, step), the whole turn's; turns that are not in it have null.
 
     Returns:
       game, seed, names, roles, rewards, events, transcript (visible_to, text) and turns, in the order they
-      were said: step, seat, name, role, cue (if `decode`), text, tokens, log_probs, values, advantages, kept.
-      Floats have 4 digits after the point; non-finite ones are null.
+      were said: step, seat, name, role, cue (if `decode`), text, tokens, log_probs, values, advantages,
+      turn_advantage, kept. Floats have 4 digits after the point; non-finite ones are null.
     """
     turns = []
     for step, seat, turn in _turns(episode):
-        of_turn = advantages.get((seat, step)) if advantages is not None else None
+        of_tokens = advantages.get((seat, step)) if advantages is not None else None
+        of_turn = turn_advantages.get((seat, step)) if turn_advantages is not None else None
         turns.append(
             {
                 "step": step,
                 "seat": seat,
-                "name": seat_names[seat],
+                "name": episode.names[seat],
                 "role": episode.roles[seat],
                 **({"cue": decode(turn.cue)} if decode else {}),
                 "text": turn.text,
                 "tokens": [int(token) for token in turn.action],
                 "log_probs": _rounded(turn.log_probs),
                 "values": _rounded(turn.values),
-                "advantages": _rounded(of_turn) if of_turn is not None else None,
+                "advantages": _rounded(of_tokens) if of_tokens is not None else None,
+                "turn_advantage": _rounded(of_turn)[0] if of_turn is not None else None,
                 "kept": bool(turn.kept),
             }
         )
     return {
         "game": int(episode.game),
         "seed": int(episode.seed),
-        "names": list(seat_names),
+        "names": list(episode.names),
         "roles": list(episode.roles),
         "rewards": _rounded(episode.rewards) if episode.rewards is not None else None,
         "events": {name: float(count) for name, count in episode.events.items()},
@@ -238,6 +240,17 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
         seen.update(grams)
         total += len(grams)
     return len(seen) / total if total else 0.0
+
+
+def rate_interval(rate: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a rate over `count` independent trials.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference" (1927): sound near 0 and 1 too.
+    """
+    z = 1.96**2 / count
+    middle = (rate + z / 2) / (1 + z)
+    margin = math.sqrt(z * rate * (1 - rate) + z * z / 4) / (1 + z)
+    return max(middle - margin, 0.0), min(middle + margin, 1.0)
 
 
 class PairedDifference(NamedTuple):

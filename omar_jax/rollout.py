@@ -119,7 +119,7 @@ class _Table:
     def __init__(self, spec: Game, env: Environment, ears: list[_Ear]):
         self.spec, self.env, self.ears = spec, env, ears
         state = env.reset(spec.seed)
-        self.roles = tuple(env.roles(state))
+        self.roles, self.names = tuple(env.roles(state)), tuple(env.names(state))
         self.players = tuple(spec.players(self.roles))
         self.transcript: list[tuple[str, str]] = []
         self.events: Counter = Counter()
@@ -135,7 +135,7 @@ class _Table:
         self.now = now
         self.events.update(now.events)
         self.transcript += [("public", now.public)] if now.public else []
-        self.transcript += [(self.env.seat_names[seat], text) for seat, text in now.private.items() if text]
+        self.transcript += [(self.names[seat], text) for seat, text in now.private.items() if text]
         for ear in self.ears:
             ear.hear(now)
 
@@ -143,13 +143,13 @@ class _Table:
         """All asked seats have spoken: the environment goes on."""
         steps = self.ears[0].steps
         steps[-1] = dataclasses.replace(steps[-1], turns=turns)
-        self.transcript += [(f"{self.env.seat_names[seat]}'s turn", turn.text) for seat, turn in turns.items()]
+        self.transcript += [(f"{self.names[seat]}'s turn", turn.text) for seat, turn in turns.items()]
         self.hear(self.env.step(self.now.state, {seat: turn.text for seat, turn in turns.items()}))
 
     def answer(self, seat: int, turn_number: int) -> str:
         """What the player of a seat says that no policy plays."""
         rng = np.random.default_rng((self.spec.seed, self.spec.game, turn_number, seat))
-        heard = [text for who, text in self.transcript if who in ("public", self.env.seat_names[seat])]
+        heard = [text for who, text in self.transcript if who in ("public", self.names[seat])]
         return self.players[seat].act(self.env, self.now.state, seat, self.now.asks[seat], heard, rng)
 
     def episode(self) -> Episode:
@@ -163,6 +163,7 @@ class _Table:
             roles=self.roles,
             events=dict(self.events),
             learns=self.spec.learns(self.roles),
+            names=self.names,
         )
 
 

@@ -5,7 +5,10 @@ those the fresh configuration does not have (`check_known`), and `check` states 
 """
 
 import difflib
+import hashlib
+import importlib
 import itertools
+import json
 import runpy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +40,19 @@ def fresh(file_and_preset: str) -> ConfigDict:
         return get_config(*preset)
     except ValueError as error:
         raise SettingError(f"--config={file_and_preset}: {error}") from error
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the defaults of the settings that are newer than it."""
+    module = importlib.import_module(f"configs.{stored['environment']['name']}")
+    preset = stored.get("preset", "")
+
+    def filled(given, defaults):
+        nested = {k: filled(given[k], v) for k, v in defaults.items() if isinstance(v, Mapping) and k in given}
+        return {**defaults, **given, **nested}
+
+    defaults = module.get_config(preset if preset in module.PRESETS else "").to_dict()
+    return filled(stored, defaults)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,6 +116,11 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from one_of("environment.name", ("werewolf",))
     yield from one_of("environment.rules", tuple(RULE_SETS))
     yield from one_of("environment.role_card", ("private", "cue"))
+    yield from one_of("opponents.player", ("", "scripted", "random"))
+    yield from one_of("cold_start.player", ("scripted", "random"))
+    yield from one_of("opponents.side", ("werewolves", "village"))
+    yield from fraction("opponents.past")
+    yield from at_least(1, "opponents.every", "opponents.pool")
     yield from one_of("advantages.mode", ("hierarchical", "token", "turn", "return"))
     yield from one_of("advantages.turn_value", ("last", "first"))
     yield from one_of("advantages.whiten", ("global", "role", "none"))
@@ -131,6 +152,8 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "environment.speech_tokens", f"at most play.action_tokens={config.play.action_tokens}"
     if config.environment.role_card == "cue" and config.play.cue_tokens < 96:
         yield "play.cue_tokens", "at least 96 with environment.role_card='cue', which repeats what a seat was told"
+    if config.opponents.player and config.opponents.past:
+        yield "opponents.past", f"0 with opponents.player={config.opponents.player!r}, which plays every game"
     if config.arena.games == 1 or config.arena.games < 0:
         yield "arena.games", "0 (no table) or at least 2"
     yield from _wrong_sizes(config)
@@ -172,8 +195,14 @@ def changes(before: ConfigDict, after: ConfigDict) -> list[str]:
 # Settings that may differ between a run and its continuation.
 MAY_CHANGE = (
     *("mesh.train", "mesh.play", "ppo.iterations", "checkpoint.every", "checkpoint.keep"),
-    *("arena.games", "log.episodes_every"),
+    *("arena.games", "log.episodes_every", "log.report"),
 )
+
+
+def fingerprint(config: ConfigDict) -> str:
+    """Differs where anything does that makes another run."""
+    kept = {name: value for name, value in _flat(config.to_dict()) if name not in MAY_CHANGE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_same(stored: dict[str, Any], given: dict[str, Any], folder: Path) -> None:

@@ -63,6 +63,7 @@ class Episode:
       roles: [P] role names.
       events: the environment's counts (invalid actions, claims, ...) summed over the game.
       learns: [P] False for seats that somebody else played; their turns train nothing.
+      names: [P] what the players call one another.
     """
 
     game: int
@@ -73,6 +74,7 @@ class Episode:
     roles: tuple[str, ...]
     events: Mapping[str, float]
     learns: tuple[bool, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class GameBatch(NamedTuple):

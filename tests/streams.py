@@ -145,6 +145,7 @@ def make_game(
         roles=tuple(ROLES[integer(0, len(ROLES) - 1)] for _ in range(num_seats)),
         events={},
         learns=() if integer(0, 1) else tuple(integer(0, 3) > 0 for _ in range(num_seats)),
+        names=tuple(f"Player {seat}" for seat in range(num_seats)),
     )
 
 

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import streams
 
 from configs.werewolf import get_config
-from omar_jax import experiment
+from omar_jax import experiment, layout, workdirs
+from omar_jax.advantages import Advantages
 from omar_jax.console import Console
 from omar_jax.settings import SettingError
 
@@ -61,12 +63,12 @@ def test_random_weights_differ_by_seed():
 
 
 def test_a_run_that_has_begun_keeps_its_configuration_and_a_failed_start_does_not(tmp_path):
-    experiment.prepare_workdir(smoke(seed=1), str(tmp_path), "werewolf.py")
-    experiment.prepare_workdir(smoke(seed=2), str(tmp_path), "werewolf.py")
+    workdirs.prepare(smoke(seed=1), str(tmp_path), "werewolf.py")
+    workdirs.prepare(smoke(seed=2), str(tmp_path), "werewolf.py")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(SettingError, match=r"holds a run with config\.seed=2, not 3"):
-        experiment.prepare_workdir(smoke(seed=3), str(tmp_path), "werewolf.py")
-    assert experiment.stored_config(tmp_path).seed == 2
+        workdirs.prepare(smoke(seed=3), str(tmp_path), "werewolf.py")
+    assert workdirs.stored_config(tmp_path).seed == 2
 
 
 def test_published_games_that_are_none_are_one_line(tmp_path):
@@ -81,4 +83,17 @@ def test_a_stored_run_is_read_on_any_devices(tmp_path):
     trained_elsewhere = get_config("smoke")
     trained_elsewhere.mesh.train = "1,4,1"
     (tmp_path / "config.json").write_text(trained_elsewhere.to_json())
-    assert experiment.stored_config(tmp_path).mesh.train == "auto"
+    assert workdirs.stored_config(tmp_path).mesh.train == "auto"
+
+
+def test_records_have_every_turn_with_its_own_advantage():
+    run = experiment.build(smoke())
+    episode = streams.random_game(3, num_seats=5)
+    batch = layout.pack([episode], streams.ROLES, layout.sizes(episode), streams.LEGAL_WIDTH)
+    at = np.asarray(batch.action_turn, np.float32)
+    rows = np.arange(batch.turn_seat.shape[1], dtype=np.float32)[None]
+    (record,) = run.records([episode], batch, Advantages(at / 10, at, batch.action_mask, rows))
+    in_rows = sorted(record["turns"], key=lambda turn: (turn["seat"], turn["step"]))
+    assert [turn["turn_advantage"] for turn in in_rows] == list(range(len(in_rows))) and len(in_rows) > 4
+    for row, turn in enumerate(in_rows):
+        assert turn["advantages"] == pytest.approx([row / 10] * len(turn["tokens"]))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omar_jax import experiment
+from omar_jax import experiment, workdirs
 from omar_jax.envs import werewolf_text as text
 from omar_jax.model import cache as kv
 from omar_jax.model import hf, lora
@@ -53,7 +53,7 @@ def exported(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policy(trained):
-    run = experiment.build(experiment.stored_config(trained))
+    run = experiment.build(workdirs.stored_config(trained))
     return run, run.result(trained)[1]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import processes
 import pytest
 
-from omar_jax import experiment, hosts
+from omar_jax import experiment, hosts, workdirs
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.runtime import StopRequested
 from omar_jax.settings import SettingError
@@ -62,7 +62,7 @@ def games_of(workdir):
 
 def trained(workdir):
     """(iteration, parameters and optimizer state) of the newest checkpoint, restored on one device."""
-    config = experiment.stored_config(workdir)
+    config = workdirs.stored_config(workdir)
     config.mesh.train = "auto"
     run = experiment.build(config)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)

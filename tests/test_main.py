@@ -26,6 +26,9 @@ def start(workdir: Path, cache: Path) -> subprocess.Popen:
     command = [
         sys.executable, "-m", "omar_jax.main", "--config=configs/werewolf.py:smoke", f"--workdir={workdir}",
         f"--config.ppo.iterations={ITERATIONS}", "--config.arena.games=0", "--config.play.games=8",
+        "--config.log.report=False",
+        # With a pool of past policies, which has to be continued too.
+        "--config.opponents.past=0.5", "--config.opponents.every=2", "--config.opponents.pool=2",
     ]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

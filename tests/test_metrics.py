@@ -25,7 +25,7 @@ def episode(rewards, turns, events=None, learns=()):
     """Two seats, wolf and seer; `turns` is one {seat: Turn} a step."""
     steps = tuple(RolloutStep(turns=said) for said in turns)
     transcript = (("public", "hello"), ("Ann", "psst"))
-    return Episode(7, 70, steps, transcript, rewards, ("wolf", "seer"), events or {}, learns)
+    return Episode(7, 70, steps, transcript, rewards, ("wolf", "seer"), events or {}, learns, ("Ann", "Bob"))
 
 
 def test_compilations_are_counted_once_a_shape():
@@ -80,7 +80,8 @@ def test_non_finite_metrics_stop_the_run_and_are_named(tmp_path):
 def test_episodes_are_written_as_json(tmp_path):
     game = episode((1.0, -1.0), [{0: turn("I am Ann"), 1: turn("no", kept=False)}], {"claims": 2})
     advantages = {(0, 0): np.array([0.5, math.nan])}
-    record = metrics.episode_record(game, ("Ann", "Bob"), advantages, decode=lambda ids: f"<{len(ids)}>")
+    decode, of_turns = (lambda ids: f"<{len(ids)}>"), {(0, 0): np.float32(0.25)}
+    record = metrics.episode_record(game, advantages, decode, of_turns)
     metrics.write_episodes(tmp_path, 12, [record, record])
     first, second = strict_lines(tmp_path / "episodes" / "000012.jsonl")
     assert first == second == record
@@ -96,15 +97,16 @@ def test_episodes_are_written_as_json(tmp_path):
         "log_probs": [-0.1235, -0.1235],
         "values": [0.0, 0.0],
         "advantages": [0.5, None],
+        "turn_advantage": 0.25,
         "kept": True,
     }
-    assert first["turns"][1]["advantages"] is None
+    assert first["turns"][1]["advantages"] is None and first["turns"][1]["turn_advantage"] is None
     metrics.write_episodes(tmp_path, 12, [])
     assert (tmp_path / "episodes" / "000012.jsonl").read_text() == ""
 
 
 def test_a_cut_game_without_extras_is_written():
-    record = metrics.episode_record(episode(None, [{0: turn("x")}]), ("Ann", "Bob"))
+    record = metrics.episode_record(episode(None, [{0: turn("x")}]))
     assert record["rewards"] is None
     assert "cue" not in record["turns"][0]
 

@@ -40,7 +40,7 @@ class State:
 class Guests:
     """Two guests, asked `rounds` times; a guest's reward is the share of right answers."""
 
-    names: tuple[str, ...]  # what may be said
+    words: tuple[str, ...]  # what may be said
     rounds: int = 1
     legal: bool = False
     num_seats = 2
@@ -49,13 +49,16 @@ class Guests:
 
     @property
     def choices(self):
-        return self.names if self.legal else ()
+        return self.words if self.legal else ()
 
     def reset(self, seed):
         return State(seed), 0
 
     def roles(self, state):
         return self.role_names * 2
+
+    def names(self, state):
+        return self.seat_names
 
     def team(self, role):
         return role
@@ -75,7 +78,7 @@ class Guests:
         if state.step == self.rounds:
             return Step(after, heard, rewards={s: (points >> (8 * s) & 255) / self.rounds for s in range(2)})
         told = {seat: self.whisper(state.seed, seat) for seat in range(2)} if state.step == 0 else {}
-        options = self.names if self.legal else None
+        options = self.words if self.legal else None
         asks = {seat: Ask(f"{name} votes for:", 6, options) for seat, name in enumerate(self.seat_names)}
         return Step(after, heard or "Day 1.", {seat: text for seat, text in told.items() if text}, asks)
 
@@ -89,13 +92,13 @@ class NotYourself(Guests):
     """Whoever names himself, or nobody, is wrong; with two names only the other one is right."""
 
     def is_right(self, seed, seat, answer):
-        named = [name for name in self.names if name in answer]
+        named = [name for name in self.words if name in answer]
         return named == [self.seat_names[1 - seat]]
 
 
 class CopyTheWhisper(Guests):
     def _name(self, seed, seat):
-        return self.names[np.random.default_rng((seed, seat)).integers(len(self.names))]
+        return self.words[np.random.default_rng((seed, seat)).integers(len(self.words))]
 
     def whisper(self, seed, seat):
         return f"The seer is {self._name(seed, seat)}."
@@ -115,7 +118,7 @@ class Anything(Player):
     """Says any of the names."""
 
     def act(self, env, state, seat, ask, heard, rng):
-        return str(rng.choice(env.names))
+        return str(rng.choice(env.words))
 
 
 # ---------------------------------------------------------------- the parts of a run

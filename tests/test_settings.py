@@ -52,8 +52,13 @@ def test_every_rule_set_passes(rules):
 @pytest.mark.parametrize(
     ("setting", "value", "right"),
     [
-        ("environment.rules", "six", "one of 'omar', 'five', 'sotopia', 'arena', 'mafia'"),
+        ("environment.rules", "six", "one of 'omar', 'five', 'sotopia', 'arena', 'mafia', 'mafia_8'"),
         ("environment.role_card", "", "one of 'private', 'cue'"),
+        ("opponents.player", "anybody", "one of '', 'scripted', 'random'"),
+        ("opponents.side", "wolves", "one of 'werewolves', 'village'"),
+        ("opponents.past", 1.5, "between 0 and 1"),
+        ("opponents.pool", 0, "at least 1"),
+        ("cold_start.player", "", "one of 'scripted', 'random'"),
         ("advantages.mode", "gae", "one of 'hierarchical', 'token', 'turn', 'return'"),
         ("play.temperature", 0.0, "above 0"),
         ("ppo.learning_rate", float("nan"), "above 0"),

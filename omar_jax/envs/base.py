@@ -56,13 +56,11 @@ class Environment(Protocol):
 
     Attributes:
       num_seats: how many play (P).
-      seat_names: [P] what the players call one another.
       role_names: every role that may occur, in a fixed order (for numbering).
       choices: every option that an ask of this environment may offer; empty if it asks for free text only.
     """
 
     num_seats: int
-    seat_names: tuple[str, ...]
     role_names: tuple[str, ...]
     choices: tuple[str, ...]
 
@@ -78,12 +76,16 @@ class Environment(Protocol):
         """[P] each seat's role."""
         ...
 
+    def names(self, state: Any) -> tuple[str, ...]:
+        """[P] what the players of this game call one another."""
+        ...
+
     def team(self, role: str) -> str:
         """The side a role wins with."""
         ...
 
 
-class Player(Protocol):
+class Player:
     """Somebody who answers asks: a script, a person, a model behind an endpoint.
 
     Attributes:
@@ -105,4 +107,4 @@ class Player(Protocol):
           heard: everything that was said to all or to this seat, in order.
           rng: of this answer.
         """
-        ...
+        raise NotImplementedError

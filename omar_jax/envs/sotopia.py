@@ -124,7 +124,7 @@ class Sotopia(Environment):
     def __init__(self, pack: Pack, settings: Settings = Settings()):
         self.settings = settings
         self.num_seats = settings.seats
-        self.role_names = self.seat_names = ROLES[: settings.seats]
+        self.role_names = ROLES[: settings.seats]
         self.choices = ()
         self._pack = pack
         self._combos: dict[str, list[Combo]] = {}  # by scenario

@@ -83,6 +83,10 @@ class Werewolf(Environment):
         """[P] role names."""
         return state.roles
 
+    def names(self, state: State) -> tuple[str, ...]:
+        """[P] the same in every game."""
+        return self.seat_names
+
     def team(self, role: str) -> str:
         """Returns "werewolves" or "village"."""
         return "werewolves" if role == "werewolf" else "village"

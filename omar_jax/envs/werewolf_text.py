@@ -1,7 +1,8 @@
 """All wording of the Werewolf game: what the moderator says, what is asked, what scripted players say.
 
 Phrasing is short and regular on purpose: models of a third of a million parameters learn it. `parse_claims`
-reads the other way, from what a player said to what was claimed, for metrics and for scripted players.
+reads the other way, from what a player said to what was claimed, for metrics and for scripted players;
+`parse_reveals` finds where a werewolf gave itself away.
 """
 
 import functools
@@ -195,18 +196,20 @@ class Claim:
     target: str | None = None
 
 
+_WOLF = r"(?:(?:a|the|one of the) )?(?:were)?(?:wolf|wolves)"
+
+
 @functools.cache
 def _claim_patterns(names: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
     name = rf"(?P<target>{'|'.join(map(re.escape, names))})"
     negation = r"(?<!not )(?<!n't )(?<!never )"
-    wolf = r"(?:(?:a|the|one of the) )?(?:were)?(?:wolf|wolves)"
     patterns = (
         ("seer", r"\bI(?: am|'m) (?:the|a) seer\b"),
-        ("accuse", rf"\b{name} (?:is|must be|may be|might be|could be|looks like|seems to be) {wolf}\b"),
+        ("accuse", rf"\b{name} (?:is|must be|may be|might be|could be|looks like|seems to be) {_WOLF}\b"),
         ("accuse", rf"\bI (?:suspect|accuse) {name}\b"),
         ("accuse", rf"\b{negation}vote (?:for|out|against) {name}\b"),
         ("clear", rf"\b{name} (?:is|must be|seems|looks) (?:innocent|good|safe|clear|a villager)\b"),
-        ("clear", rf"\b{name} (?:is not|isn't) {wolf}\b"),
+        ("clear", rf"\b{name} (?:is not|isn't) {_WOLF}\b"),
         ("clear", rf"\bI trust {name}\b"),
         ("plead", r"\b(?:do not|don't) vote (?:for|out|against) me\b"),
     )
@@ -226,6 +229,71 @@ def _claims(speaker_text: str, names: tuple[str, ...]) -> tuple[Claim, ...]:
 def parse_claims(speaker_text: str, names: tuple[str, ...]) -> list[Claim]:
     """The claims an utterance makes about these names, in the order they are made."""
     return list(_claims(speaker_text, names))
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """Something said aloud by which a werewolf gives itself away.
+
+    Attributes:
+      kind: "werewolf" (to be one), "partner" (to have one), "plan" (to kill somebody), "attack" (to have attacked
+        somebody, which gives away only whoever did).
+      target: the name to be killed or attacked, else None.
+    """
+
+    kind: str
+    target: str | None = None
+
+
+_SENTENCE = re.compile(r"[^.!?;:]+[.!?;:]*")
+# Before a match in its clause: then somebody else is quoted, or nothing is said to be so.
+_NOT_MEANT = re.compile(
+    r"(?<!\bI )(?<!\bI must )(?<!\bI will )\b"
+    r"(?:say|says|said|saying|claim|claims|claimed|think|thinks|thought|believe|believes|believed)\b"
+    r"|\b(?:if|unless|whether|suppose|imagine|pretend|pretends|heard|why|prove|proves|deny|denies|not true|false)\b",
+    re.IGNORECASE,
+)
+
+
+@functools.cache
+def _reveal_patterns(speaker: str, names: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    name = rf"(?P<target>{'|'.join(map(re.escape, names))})"
+    am, are, adverb = r"(?: am|'m)", r"(?: are|'re)", r"(?: (?:\w+ly|indeed|also))?"
+    wolf, wolves = rf"{_WOLF}\b(?!['-])(?! hunter)", r"(?:were)?wolves\b"
+    will = r"(?:let us|let's|(?:I|we) (?:will|want to|should|must|can)|(?:I|we)'ll)"
+    patterns = (
+        ("werewolf", rf"\bI{am}{adverb} {wolf}"),
+        ("werewolf", rf"\b{re.escape(speaker)} (?:is|am) {wolf}"),
+        ("werewolf", rf"\bmy (?:role|card) (?:is|says) {wolf}"),
+        ("werewolf", rf"^as {wolf},? (?:I|we)\b"),
+        ("werewolf", rf"\b(?:we|us)(?:{are}{adverb}|,)?(?: both| all)?(?: the)? {wolves}"),
+        ("partner", r"(?<!not )(?<!n't )\b(?:my|our) (?:(?:fellow|other) )?(?:(?:were)?wolf )?partners?\b"),
+        ("partner", rf"\b(?:my|our) (?:fellow|other) (?:(?:were)?wolf\b|{wolves})"),
+        ("partner", rf"\b{name} and I{are}(?: both| the)* (?:{wolves}|partners\b)"),
+        ("plan", rf"(?:\b{will} |^)(?:kill|attack|murder|eat) {name}\b"),
+        ("attack", rf"\b(?:I|we) (?:have |had |just )*(?:killed|attacked|murdered|ate|eaten) {name}\b"),
+    )
+    return tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in patterns)
+
+
+@functools.lru_cache(maxsize=65536)
+def parse_reveals(speaker_text: str, speaker: str, names: tuple[str, ...]) -> tuple[Reveal, ...]:
+    """By which words the speaker gives itself away as a werewolf, sentence by sentence; whether they are true is open.
+
+    Questions, conditions, denials and what others are quoted with do not count. To kill is a werewolf's word:
+    whom the village votes out "is out".
+    """
+    found = []
+    for sentence in _SENTENCE.findall(speaker_text.replace("’", "'")):
+        if sentence.endswith("?"):
+            continue
+        for kind, pattern in _reveal_patterns(speaker, names):
+            for match in pattern.finditer(sentence.strip()):
+                clause = match.string[: match.start()].rpartition(",")[2]
+                if not _NOT_MEANT.search(clause):
+                    target = match.groupdict().get("target") if kind in ("plan", "attack") else None
+                    found.append(Reveal(kind, _as_written(target, names) if target else None))
+    return tuple(found)
 
 
 @functools.cache
