@@ -238,7 +238,7 @@ class Rollout:
         caches = [guest.rollout.sampler.empty(len(slots)) for guest in guests]
         turn_number = 0
         while True:
-            self._cut_overlong(slots, voices)
+            self._cut_overlong(slots, [guest.rollout for guest in guests])
             running = [n for n, table in enumerate(slots) if table is not None and not table.over]
             report(sum(table.over for table in tables))
             if not running:
@@ -271,7 +271,7 @@ class Rollout:
         for table in slots:
             if table is not None and not table.over:
                 table.cut = any(
-                    voice.is_overlong(ear, table.now.asks) for voice, ear in zip(voices, table.ears, strict=True)
+                    voice.is_overlong(ear, table.now.asks) for voice, ear in zip(voices, table.ears, strict=False)
                 )
 
     def is_overlong(self, ear: _Ear, asks: Mapping[int, EnvironmentAsk]) -> bool:

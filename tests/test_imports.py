@@ -92,9 +92,15 @@ def test_the_model_knows_jax_flax_and_types(file):
     assert theirs(file) <= {"jax", "flax", "numpy"} | (about_files if reads_files else set())
 
 
+@of("datasets")
+def test_datasets_know_environments(file):
+    assert all(is_within(name, "omar_jax.datasets", "omar_jax.envs") for name in ours(file))
+    assert theirs(file) <= {"numpy", "tensorflow_datasets", "huggingface_hub"}
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=name_of)
-def test_configurations_know_ml_collections_alone(file):
-    assert not ours(file)
+def test_configurations_know_ml_collections_and_what_they_share(file):
+    assert ours(file) <= {"configs.common"}
     assert theirs(file) <= {"ml_collections"}
 
 
