@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from omar_jax import contest, experiment, matches, metrics, policies, runtime
+from omar_jax import contest, experiment, metrics, policies, runtime
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import changes, define_config, is_given, parse_flags
 from omar_jax.console import Console
@@ -54,19 +54,6 @@ def settings_of(named: list[str]) -> ConfigDict:
     return config
 
 
-def rules(config: ConfigDict) -> dict:
-    """What all games of a folder have in common: everything on which they depend but the policies."""
-    settings = {f"config.environment.{name}": value for name, value in config.environment.items()}
-    # Batches of other sizes play the same games.
-    played = {name: value for name, value in config.play.items() if name not in ("games", "batch_eighths")}
-    return {**settings, **{f"config.play.{name}": value for name, value in played.items()}, "--seed": SEED.value}
-
-
-def keep(folder: Path, config: ConfigDict, contestants: list[matches.Contestant]) -> matches.Games:
-    """The games that a folder holds."""
-    return matches.Games(folder, rules(config), {contestant.name: contestant.origin for contestant in contestants})
-
-
 def one_against_another(console: Console, stop: runtime.Stop) -> None:
     """Plays --a against --b."""
     workdir = policies.workdir_of(A.value)
@@ -80,7 +67,7 @@ def one_against_another(console: Console, stop: runtime.Stop) -> None:
     )
     if a.name == b.name:
         b = b._replace(name=f"{b.name} again")
-    games = keep(out, config, [a, b])
+    games = contest.kept(out, config, (a, b))
     found = contest.play(run.rollout, a, b, config, games, console, stop)
     games.close()
     metrics.write_atomically(out / "arena.json", [json.dumps(contest.comparison_json(found), indent=1)])
@@ -107,7 +94,7 @@ def round_robin(console: Console, stop: runtime.Stop) -> None:
         )._replace(name=name)
         for name, iteration in names.items()
     ]
-    games = keep(out / "round_robin", config, contestants)
+    games = contest.kept(out / "round_robin", config, contestants)
     line_ups = contest.all_pairs(run.env, list(names))
     contest.play_missing(run.rollout, contestants, line_ups, config, games, console, stop)
     games.close()

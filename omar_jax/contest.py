@@ -7,6 +7,7 @@ between policies alone make ratings (`rate`).
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,8 +38,11 @@ class Comparison(NamedTuple):
       a, b: their names.
       num_games: deals, each played by every line-up.
       cut: how many games of all were cut short; they are nobody's.
-      sides: by side, A's rate of wins on it against B, B's against itself, and their difference.
+      counts: "wins" or "points", see `envs.base.Environment`.
+      sides: by side, what A got on it against B on average, B against itself, and their difference.
       roles: the same by role, over its seats.
+      joint: how well all seats of A together did, all of B together, and their difference; None where they play
+        against one another.
       ratings: of B, which has 0, and of A.
     """
 
@@ -46,15 +50,18 @@ class Comparison(NamedTuple):
     b: str
     num_games: int
     cut: int
+    counts: str
     sides: Mapping[str, PairedDifference]
     roles: Mapping[str, PairedDifference]
+    joint: PairedDifference | None
     ratings: Sequence[Rated]
 
 
 def wanted(env: Environment, a: str, b: str) -> list[LineUp]:
-    """The line-ups that compare A with B: A on every side, and B alone."""
+    """The line-ups that compare A with B: A on every side, and B alone; A alone too, where seats do well together."""
     names = sides(env)
-    return [*line_ups(names, a, b), (b,) * len(names)]
+    alone = [(b,) * len(names), *([(a,) * len(names)] if env.counts == "points" else [])]
+    return [*line_ups(names, a, b), *alone]
 
 
 def seats_of(env: Environment, record: Record, group: str) -> list[int]:
@@ -62,13 +69,24 @@ def seats_of(env: Environment, record: Record, group: str) -> list[int]:
     return [seat for seat, role in enumerate(record["roles"]) if group in (role, env.team(role))]
 
 
-def won(env: Environment, records: Sequence[Record], group: str) -> np.ndarray:
-    """[games] the part of a side's or role's seats that won; a game cut short is nobody's."""
-    rewards = (
-        [record["rewards"][seat] for seat in seats_of(env, record, group)] if record["rewards"] else [0]
-        for record in records
-    )
-    return np.array([np.mean([reward > 0 for reward in of_game]) for of_game in rewards], float)
+def results(env: Environment, records: Sequence[Record], group: str) -> np.ndarray:
+    """[games] what a side's or role's seats got on average; a game cut short is nobody's."""
+
+    def result(record):
+        if record["rewards"] is None:
+            return 0.0
+        of_seats = (
+            env.result(record["roles"][seat], record["rewards"][seat], record["events"])
+            for seat in seats_of(env, record, group)
+        )
+        return np.mean(list(of_seats))
+
+    return np.array([result(record) for record in records], float)
+
+
+def joint_results(env: Environment, records: Sequence[Record]) -> np.ndarray:
+    """[games] how well all seats did together; a game cut short is nobody's."""
+    return np.array([env.joint_result(record["events"]) or 0.0 for record in records], float)
 
 
 def scores(env: Environment, records: Sequence[Record], side: str) -> np.ndarray:
@@ -122,17 +140,33 @@ def compare(env: Environment, games: Games, a: str, b: str, num_games: int) -> C
     of_side = {side: games.of(line_up, num_games) for side, line_up in zip(names, line_ups(names, a, b), strict=True)}
 
     def difference(group, side):
-        return paired_difference(won(env, of_side[side], group), won(env, alone, group))
+        return paired_difference(results(env, of_side[side], group), results(env, alone, group))
+
+    joint = None
+    if env.counts == "points":
+        together = games.of((a,) * len(names), num_games)
+        joint = paired_difference(joint_results(env, together), joint_results(env, alone))
 
     return Comparison(
         a=a,
         b=b,
         num_games=num_games,
         cut=cut(games, wanted(env, a, b), num_games),
+        counts=env.counts,
         sides={side: difference(side, side) for side in names},
         roles={role: difference(role, env.team(role)) for role in env.role_names},
+        joint=joint,
         ratings=rate(env, games, {b: None, a: None}, num_games),
     )
+
+
+def kept(folder: Path, config: ConfigDict, contestants: Sequence[Contestant]) -> Games:
+    """The games that a folder holds; raises SettingError if they are of another game or of other policies."""
+    environment = {f"config.environment.{name}": value for name, value in config.environment.items()}
+    # Batches of other sizes play the same games.
+    play = {f"config.play.{name}": of for name, of in config.play.items() if name not in ("games", "batch_eighths")}
+    rules = {**environment, **play, "seed": config.arena.seed}
+    return Games(folder, rules, {contestant.name: contestant.origin for contestant in contestants})
 
 
 def play(
@@ -151,6 +185,18 @@ def play(
     """
     play_missing(rollout, (a, b), wanted(rollout.env, a.name, b.name), config, games, console, stop)
     return compare(rollout.env, games, a.name, b.name, config.arena.games)
+
+
+def score(rollout: Rollout, a: Contestant, b: Contestant, config: ConfigDict) -> float:
+    """A's mean score against B on all sides, from 0 to 1, on `arena.check_games` deals; no game is kept."""
+    games, names, num_games = Games(None, {}), sides(rollout.env), config.arena.check_games
+    line_up = line_ups(names, a.name, b.name)
+    seed, temperature = config.arena.seed, config.play.temperature
+    matches.play(rollout, (a, b), line_up, num_games, seed, temperature, games, lambda finished, tokens: None)
+    of_sides = [
+        scores(rollout.env, games.of(each, num_games), side).mean() for each, side in zip(line_up, names, strict=True)
+    ]
+    return float(np.mean(of_sides))
 
 
 def play_missing(
@@ -172,15 +218,15 @@ def play_missing(
 # ---------------------------------------------------------------- what is shown
 
 
-def _as_json(of: PairedDifference, num_games: int) -> dict[str, Any]:
+def _as_json(of: PairedDifference, found: "Comparison") -> dict[str, Any]:
     return {
         "a": of.a,
         "b": of.b,
         "difference": of.difference,
         "interval": [of.low, of.high],
-        "a_interval": list(rate_interval(of.a, num_games)),
-        "b_interval": list(rate_interval(of.b, num_games)),
-        "games": num_games,
+        "games": found.num_games,
+        **({"a_interval": list(rate_interval(of.a, found.num_games))} if found.counts == "wins" else {}),
+        **({"b_interval": list(rate_interval(of.b, found.num_games))} if found.counts == "wins" else {}),
     }
 
 
@@ -197,16 +243,23 @@ def ratings_json(rated: Sequence[Rated]) -> list[dict[str, Any]]:
     ]
 
 
+def num_played(found: Comparison) -> int:
+    """All games of a comparison."""
+    return found.num_games * (len(found.sides) + 1 + (found.joint is not None))
+
+
 def comparison_json(found: Comparison) -> dict[str, Any]:
     """The content of `arena.json`."""
     return {
         "a": found.a,
         "b": found.b,
-        "games": found.num_games * (1 + len(found.sides)),
+        "games": num_played(found),
         "seeds": found.num_games,
         "cut": found.cut,
-        "sides": {side: _as_json(of, found.num_games) for side, of in found.sides.items()},
-        "roles": {role: _as_json(of, found.num_games) for role, of in found.roles.items()},
+        "counts": found.counts,
+        "sides": {side: _as_json(of, found) for side, of in found.sides.items()},
+        "roles": {role: _as_json(of, found) for role, of in found.roles.items()},
+        **({"joint": _as_json(found.joint, found)} if found.joint else {}),
         "elo": ratings_json(found.ratings),
     }
 
@@ -215,7 +268,7 @@ def pairs_json(env: Environment, games: Games, names: Sequence[str], num_games: 
     """Rates of wins by side of every two policies against each other."""
 
     def rate_on(side, line_up):
-        return float(won(env, games.of(line_up, num_games), side).mean())
+        return float(results(env, games.of(line_up, num_games), side).mean())
 
     return [
         {
@@ -237,22 +290,31 @@ def pairs_json(env: Environment, games: Games, names: Sequence[str], num_games: 
 
 def comparison_table(found: Comparison) -> Table:
     """The same for the terminal; roles where they say more than sides."""
-    title = f"{found.a} against {found.b}: games won, with 95% intervals; {found.num_games} a side and line-up"
+    wins = found.counts == "wins"
+    what = "games won, with 95% intervals" if wins else "points won"
+    title = f"{found.a} against {found.b}: {what}; {found.num_games} a side and line-up"
 
-    def rate(of_one):
+    def rate(of_one, in_percent=wins):
+        if not wins:
+            return f"{of_one:.1%}" if in_percent else f"{of_one:.2f}"
         low, high = rate_interval(of_one, found.num_games)
         return f"{of_one:.1%} ({100 * low:.0f} to {100 * high:.0f})"
+
+    def difference(of, in_percent=wins):
+        numbers = (of.difference, of.low, of.high)
+        return ("{:+.1f} ({:+.1f} to {:+.1f})" if in_percent else "{:+.2f} ({:+.2f} to {:+.2f})").format(
+            *(100 * x if in_percent else x for x in numbers)
+        )
 
     shown = Table(title=title)
     for column in ("side", found.a, found.b, "difference in points"):
         shown.add_column(column, justify="left" if column == "side" else "right", overflow="fold")
     differing = {role: of for role, of in found.roles.items() if of not in found.sides.values()}
     for name, of in {**found.sides, **differing}.items():
-        shown.add_row(
-            name,
-            *(rate(of.a), rate(of.b)),
-            f"{100 * of.difference:+.1f} ({100 * of.low:+.1f} to {100 * of.high:+.1f})",
-        )
+        shown.add_row(name, rate(of.a), rate(of.b), difference(of))
+    if found.joint:
+        joint = found.joint
+        shown.add_row("joint points, of those possible", *(rate(of, True) for of in joint[:2]), difference(joint, True))
     return shown
 
 
@@ -260,7 +322,7 @@ def show(console: Console, found: Comparison, examples: Sequence[Record]) -> Non
     """The tables of a comparison, and lines of a game."""
     console.table(comparison_table(found))
     console.line(rating_line(found))
-    show_cut(console, found.cut, found.num_games * (1 + len(found.sides)))
+    show_cut(console, found.cut, num_played(found))
     if lines := example(examples):
         console.line(f"From a game of {found.a} as {next(iter(found.sides))}:")
         for line in lines:

@@ -1,9 +1,10 @@
-"""Makes the embedded model: its tokenizer from scripted games, and its cold-start weights.
+"""Makes the embedded model of a game: its tokenizer from scripted games, and its cold-start weights.
 
     python -m omar_jax.embedded --make=tokenizer                   assets/embedded/tokenizer.json and its chat template
     python -m omar_jax.embedded --make=cold_start                  assets/embedded/model.safetensors
 
-Both are deterministic by seed; what they made ships with the project.
+With --config=configs/sotopia.py the same for assets/embedded_sotopia. Both are deterministic by seed; what they made
+ships with the project.
 """
 
 from collections.abc import Iterator
@@ -11,30 +12,36 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from omar_jax import experiment, rollout, runtime
+from omar_jax import catalogue, experiment, rollout, runtime
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
 from omar_jax.envs.base import Environment, Player
 from omar_jax.envs.werewolf import Werewolf
-from omar_jax.envs.werewolf_bots import ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.metrics import game_metrics
 from omar_jax.model import families, hf
 from omar_jax.model.config import DecoderConfig
 
 MAKE = flags.DEFINE_enum("make", None, ["tokenizer", "cold_start"], "What to make.", required=True)
-OUT = flags.DEFINE_string("out", str(experiment.EMBEDDED), "Folder to write into.")
+OUT = flags.DEFINE_string("out", None, "Folder to write into. Default: where the project has it.")
 CONFIG = define_config()
 
-TOKENIZER_GAMES = 400  # of every rule set
-VOCABULARY = 512
-MODEL = DecoderConfig(
-    vocabulary=VOCABULARY, width=96, layers=3, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=10_000.0
-)
+TOKENIZER_GAMES = {"werewolf": 400, "sotopia": 4000}  # of every rule set
+VOCABULARY = {"werewolf": 512, "sotopia": 576}
+
+
+def shape(vocabulary: int) -> DecoderConfig:
+    """The embedded model's."""
+    sizes = {"width": 96, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 24, "mlp_width": 256}
+    return DecoderConfig(vocabulary=vocabulary, rope_theta=10_000.0, **sizes)
+
+
+TOKENIZER_RULES = ("omar", "five", "sotopia", "arena", "mafia")  # of Werewolf
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -58,20 +65,20 @@ def game_texts(env: Environment, player: Player, seed: int) -> Iterator[str]:
         step, turn = env.step(step.state, actions), turn + 1
 
 
-def make_tokenizer(folder: Path) -> None:
-    """Trains the byte-level BPE on scripted games of every rule set."""
+def make_tokenizer(folder: Path, config: ConfigDict) -> None:
+    """Trains the byte-level BPE on scripted games; Werewolf's of every rule set."""
+    name, player = config.environment.name, catalogue.player(config, "scripted")
+    of_werewolf = [Werewolf(RULE_SETS[rules]) for rules in TOKENIZER_RULES]
+    environments = of_werewolf if name == "werewolf" else [catalogue.environment(config)]
     texts = [
-        text
-        for rules in RULE_SETS.values()
-        for seed in range(TOKENIZER_GAMES)
-        for text in game_texts(Werewolf(rules), ScriptedPlayer(), seed)
+        text for env in environments for seed in range(TOKENIZER_GAMES[name]) for text in game_texts(env, player, seed)
     ]
     tokenizer = Tokenizer(models.BPE())
     # A space before a line's first word too (`Chat` encodes line by line), so that a name is one token anywhere.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY[name],
         special_tokens=[PAD, USER, ASSISTANT, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -86,12 +93,12 @@ def make_tokenizer(folder: Path) -> None:
     fast.chat_template = CHAT_TEMPLATE
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
-    hf.write_config(folder, families.qwen3_config_json(MODEL))
+    hf.write_config(folder, families.qwen3_config_json(shape(len(fast))))
     tokens = sum(len(ids) for ids in fast(texts, add_special_tokens=False)["input_ids"])
     print(f"{len(fast)} tokens; {tokens / sum(len(text.split()) for text in texts):.2f} tokens a word")
 
 
-def make_cold_start(folder: Path, config) -> None:
+def make_cold_start(folder: Path, config: ConfigDict) -> None:
     """Fine-tunes a fresh model on scripted games, then plays without legal decoding to see how fluent it is."""
     config.model.weights = "random"
     run = experiment.build(config)
@@ -102,7 +109,10 @@ def make_cold_start(folder: Path, config) -> None:
 
 def print_fluency(run: experiment.Experiment, params) -> None:
     """How often actions are invalid without legal decoding, and how the games go."""
-    env = Werewolf(RULE_SETS[run.config.environment.rules], legal_choices=False)
+    config = run.config.copy_and_resolve_references()
+    if config.environment.name == "werewolf":
+        config.environment.legal_choices = False
+    env = catalogue.environment(config)
     free = rollout.Rollout(env, run.chat, run.rollout.sampler, run.config.environment.role_card)
     games = [
         rollout.Game(number, rollout.environment_seed(run.config.seed + 1, number), lambda roles: [0] * len(roles))
@@ -116,13 +126,12 @@ def print_fluency(run: experiment.Experiment, params) -> None:
 def main(argv):
     """Makes what was asked for."""
     del argv
-    folder = Path(OUT.value)
-    if MAKE.value == "tokenizer":
-        make_tokenizer(folder)
-    else:
-        make_cold_start(folder, CONFIG.value)
+    folder = Path(OUT.value or catalogue.EMBEDDED[CONFIG.value.environment.name])
+    make = make_tokenizer if MAKE.value == "tokenizer" else make_cold_start
+    make(folder, CONFIG.value)
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
     runtime.keep_freed_memory()
     app.run(main, flags_parser=parse_flags)

@@ -17,15 +17,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from omar_jax import layout, meshes, metrics, settings, sft, sharding
+from omar_jax import catalogue, early_stopping, layout, meshes, metrics, settings, sft, sharding
 from omar_jax.advantages import Advantages, AdvantageSettings
 from omar_jax.checkpoint import CheckpointError, Checkpoints
 from omar_jax.console import Console
 from omar_jax.envs import werewolf_published
-from omar_jax.envs.base import Player
-from omar_jax.envs.werewolf import Werewolf
-from omar_jax.envs.werewolf_bots import PLAYERS
-from omar_jax.envs.werewolf_rules import RULE_SETS
+from omar_jax.envs.base import Environment, Player
 from omar_jax.model import hf, lora, source
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
@@ -40,7 +37,7 @@ from omar_jax.turn_filter import FilterSettings
 from omar_jax.types import Episode, GameBatch, Params
 from omar_jax.update import Learner, MinibatchPlan, PPOSettings, ppo_loss
 
-EMBEDDED = Path(__file__).parent / "assets" / "embedded"
+EMBEDDED = catalogue.EMBEDDED["werewolf"]
 # Tokens of a game up to which accelerators train with whole masks, as long as those fit: a gradient of 6 layers of
 # Gemma 3 270M on 5,632 tokens, compiled for v5e with low effort, moves 94 GiB through its memory and needs 1.1 GiB; in
 # blocks it moves 134 GiB and needs 0.6 GiB.
@@ -81,7 +78,7 @@ class Experiment:
 
     config: ConfigDict
     folder: Path  # of the model: config.json, weights, tokenizer
-    env: Werewolf
+    env: Environment
     chat: Chat
     decoder_config: DecoderConfig
     rollout: Rollout
@@ -90,6 +87,7 @@ class Experiment:
     advantages: AdvantageSettings
     turn_filter: FilterSettings
     opponents: Opponents
+    bounds: early_stopping.Bounds
 
     @property
     def model(self) -> Decoder:
@@ -212,7 +210,7 @@ class Experiment:
         """
         published = self.config.cold_start.published
         if not published:
-            player, seed = PLAYERS[self.config.cold_start.player], self.config.seed
+            player, seed = catalogue.player(self.config, self.config.cold_start.player), self.config.seed
             return lambda number: _played_by(player, number, environment_seed(seed, number))
         try:
             games = werewolf_published.load(Path(published), self.env)
@@ -242,7 +240,7 @@ def _played_by(player: Player, number: int, seed: int) -> Game:
     return Game(number, seed, lambda roles: [player] * len(roles))
 
 
-def sampler_shapes(config: ConfigDict, env: Werewolf, chat: Chat, games: int, mesh: Mesh | None) -> Shapes:
+def sampler_shapes(config: ConfigDict, env: Environment, chat: Chat, games: int, mesh: Mesh | None) -> Shapes:
     """The sizes play is compiled for: smaller batches for when games have finished, and half the seats.
 
     Two of three games go on after their first day, fewer after each later one; eighths of 8, 7, 6 and 4 keep idle
@@ -273,16 +271,16 @@ def build(
       ModelError: the model's folder cannot be.
     """
     settings.check(config)
-    folder = EMBEDDED if config.model.source == "embedded" else source.resolve(config.model.source, report)
+    folder = model_folder(config, report)
     chat = read_chat(folder, config)
     return assemble(config, folder, hf.read_config(folder), chat, jax.devices() if devices is None else devices, report)
 
 
-def environment(config: ConfigDict) -> Werewolf:
-    """The game that a run plays."""
-    rules = RULE_SETS[config.environment.rules]
-    rules = dataclasses.replace(rules, max_speech_tokens=config.environment.speech_tokens)
-    return Werewolf(rules, config.environment.legal_choices)
+def model_folder(config: ConfigDict, report: Callable[[str], None], weights: bool = True) -> Path:
+    """The folder of the model that a run trains, downloaded or converted where it must be; see `source.resolve`."""
+    if config.model.source == "embedded":
+        return catalogue.EMBEDDED[config.environment.name]
+    return source.resolve(config.model.source, report, weights)
 
 
 def read_chat(folder: Path, config: ConfigDict) -> Chat:
@@ -306,7 +304,7 @@ def assemble(
     report: Callable[[str], None],
 ) -> Experiment:
     """`build`, with a model and its text as given; nothing is read and nothing computed."""
-    env = environment(config)
+    env = catalogue.environment(config)
     compute = config.precision.compute
     if compute == "auto":
         compute = "float32" if devices[0].platform == "cpu" else "bfloat16"
@@ -356,8 +354,9 @@ def assemble(
             a.mode, a.gamma_turn, a.lambda_turn, a.gamma_token, a.lambda_token, a.turn_value, a.whiten, a.balance_roles
         ),
         turn_filter=FilterSettings(config.filter.unfinished, config.filter.empty, config.filter.repeated_words),
+        bounds=early_stopping.Bounds(**config.stop.to_dict()),
         opponents=Opponents(
             *(env, config.seed, config.opponents.past, config.opponents.every, config.opponents.pool),
-            *(PLAYERS[config.opponents.player], config.opponents.side),
+            *(catalogue.player(config, config.opponents.player), config.opponents.side),
         ),
     )

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from omar_jax import (
     advantages,
     contest,
+    early_stopping,
     experiment,
     hosts,
     matches,
@@ -30,7 +31,7 @@ from omar_jax import (
     update,
     workdirs,
 )
-from omar_jax.checkpoint import Checkpoints
+from omar_jax.checkpoint import Checkpoints, digest
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
 from omar_jax.turn_filter import filter_turns
@@ -56,10 +57,15 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     if restored := checkpoints.restore_latest(moving):
         start, moving, _ = restored
     writer = metrics.MetricsWriter(workdir, start) if hosts.is_first() else None
+    history = hosts.gather(writer and writer.history)[0]
 
     def save(iterations_done):
         counters = {"iterations_done": iterations_done}
         checkpoints.save(iterations_done, moving, counters)
+
+    def contestants(params):
+        trained = matches.Contestant("trained", run.policy(params, frozen), digest(params))
+        return trained, matches.Contestant("cold start", run.policy(reference, None), digest(reference))
 
     if not restored:
         save(0)
@@ -68,6 +74,10 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     learner.warm_up(reference, moving["state"].params, frozen, plan)
 
     for iteration in range(start, config.ppo.iterations):
+        if why := early_stopping.reason(history, run.bounds):
+            console.line(f"stopping early, after {iteration} iterations: {why}")
+            save(iteration)
+            break
         ################################## Play ##################################
         key = jax.random.fold_in(run.rollout.sampler.key(config.seed), iteration)
         first = iteration * config.play.games
@@ -133,6 +143,9 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
             "time/update_games_per_second": config.ppo.epochs * len(games) / (updated - scored),
             "compilations": compilations.count,
         }
+        if config.arena.every and (iteration + 1) % config.arena.every == 0:
+            numbers["arena/score"] = contest.score(run.rollout, *contestants(state.params), config)
+        history.append(numbers)
         console.iteration(iteration, numbers)
         last = iteration + 1 == config.ppo.iterations
         if writer:
@@ -145,10 +158,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
 
     ################################## Arena ##################################
     if config.arena.games:
-        trained = matches.Contestant("trained", run.policy(moving["state"].params, frozen))
-        cold_start = matches.Contestant("cold start", run.policy(reference, None))
-        rules = {"settings": settings.fingerprint(config), "seed": config.arena.seed}
-        games = matches.Games(workdir / "arena" / str(config.ppo.iterations), rules)
+        trained, cold_start = contestants(moving["state"].params)
+        games = contest.kept(workdir / "arena" / str(config.ppo.iterations), config, (trained, cold_start))
         found = contest.play(run.rollout, trained, cold_start, config, games, console, stop)
         games.close()
         if hosts.is_first():

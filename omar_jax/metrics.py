@@ -40,13 +40,18 @@ class MetricsWriter:
       folder: the run's; made if it is missing.
       start_iteration: the first iteration that will be written. What an interrupted run wrote of it and of
         later ones is dropped, so a killed and resumed run leaves the same file as one left alone.
+
+    Attributes:
+      history: the metrics of the iterations before it.
     """
 
     def __init__(self, folder: Path, start_iteration: int):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        write_atomically(path, (line for line in lines if _is_before(line, start_iteration)))
+        kept = [line for line in lines if _is_before(line, start_iteration)]
+        write_atomically(path, kept)
+        self.history = [json.loads(line) for line in kept]
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder), purge_step=start_iteration)
 

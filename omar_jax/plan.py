@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from omar_jax import experiment, programs, settings
+from omar_jax import catalogue, experiment, programs, settings
 from omar_jax.accelerators import GIB, LOCAL, Topology, TopologyError, find
 from omar_jax.command_line import define_config, parse_flags
-from omar_jax.envs.werewolf_bots import ScriptedPlayer
+from omar_jax.envs.base import Player
 from omar_jax.forecast import Forecast, Row, estimate, forecast, loop_steps
-from omar_jax.model import families, hf, source
+from omar_jax.model import families, hf
 from omar_jax.model.hf import ModelError
 from omar_jax.rehearsal import Rehearsal, rehearse
 from omar_jax.search import USABLE, Candidate, search
@@ -55,7 +55,7 @@ def describe_model(config: ConfigDict, report) -> tuple[Path, families.DecoderCo
     """
     name = config.model.source
     try:
-        folder = experiment.EMBEDDED if name == "embedded" else source.resolve(name, report, weights=False)
+        folder = experiment.model_folder(config, report, weights=False)
         return folder, hf.read_config(folder), experiment.read_chat(folder, config)
     except ModelError as error:
         known = SHAPES / f"{name.removeprefix('pip:').rpartition('/')[2]}.json"
@@ -63,12 +63,14 @@ def describe_model(config: ConfigDict, report) -> tuple[Path, families.DecoderCo
             raise
         report(f"{error}; its shape is known, and the embedded tokenizer stands in for its own")
     shape = families.decoder_config(hf.read_json(known))
-    return experiment.EMBEDDED, shape, experiment.read_chat(experiment.EMBEDDED, config)
+    folder = catalogue.EMBEDDED[config.environment.name]
+    return folder, shape, experiment.read_chat(folder, config)
 
 
-def player(config: ConfigDict) -> ScriptedPlayer | None:
+def player(config: ConfigDict) -> Player | None:
     """Who plays the rehearsal: what the policy learned from, or chance."""
-    return ScriptedPlayer() if config.model.source == "embedded" or config.cold_start.train else None
+    learned = config.model.source == "embedded" or config.cold_start.train
+    return catalogue.player(config, config.cold_start.player) if learned else None
 
 
 # ---------------------------------------------------------------- what is shown

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from omar_jax import experiment, workdirs
+from omar_jax import catalogue, experiment, workdirs
 from omar_jax.checkpoint import CheckpointError, Checkpoints, digest
 from omar_jax.endpoint import Endpoint, EndpointPlayer
-from omar_jax.envs.werewolf_bots import RandomPlayer, ScriptedPlayer
 from omar_jax.experiment import Experiment
 from omar_jax.matches import Contestant
 from omar_jax.model import lora
@@ -91,7 +90,7 @@ def find(flag: str, name: str, run: Experiment, waiting: Waiting, report: Callab
       SettingError, ModelError, CheckpointError, EndpointError: there is no such policy, or it cannot play this game.
     """
     if name in ("scripted", "random"):
-        return Contestant(name, ScriptedPlayer() if name == "scripted" else RandomPlayer())
+        return Contestant(name, catalogue.player(run.config, name))
     if name.startswith("openai:"):
         if not (given := ENDPOINT.fullmatch(name)):
             raise SettingError(f"{flag}={name}: give openai:MODEL@URL, as in openai:qwen3@http://localhost:8000/v1")

@@ -19,9 +19,8 @@ import jinja2
 from ml_collections import ConfigDict
 from plotly.offline import get_plotlyjs
 
-from omar_jax import experiment, probes, report_curves, report_games, workdirs
+from omar_jax import catalogue, experiment, probes, report_curves, report_games, workdirs
 from omar_jax.envs.base import Environment
-from omar_jax.model import source
 from omar_jax.model.hf import ModelError
 from omar_jax.settings import SettingError
 from omar_jax.text.chat import Chat
@@ -50,7 +49,7 @@ def write(workdir: Path, out: Path, report: Callable[[str], None], most_games: i
     if out.is_dir():
         raise SettingError(f"--out={out} is a folder; give a file such as {out / 'report.html'}")
     config = workdirs.stored_config(workdir)
-    env = experiment.environment(config)
+    env = catalogue.environment(config)
     teams = list(dict.fromkeys(map(env.team, env.role_names)))
     rows, broken_rows = report_curves.read_metrics(workdir)
     arena, round_robin = _json(workdir / "arena.json"), _json(workdir / "round_robin.json")
@@ -220,9 +219,8 @@ def read_games(
 
 def _chat(config: ConfigDict, report: Callable[[str], None]) -> Chat | None:
     """The model's text; None, which is reported, where its tokenizer cannot be had."""
-    name = config.model.source
     try:
-        folder = experiment.EMBEDDED if name == "embedded" else source.resolve(name, report, weights=False)
+        folder = experiment.model_folder(config, report, weights=False)
         return experiment.read_chat(folder, config)
     except ModelError as error:
         report(f"tokens are shown by the turn, without their texts: {error}")

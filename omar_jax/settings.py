@@ -5,10 +5,8 @@ those the fresh configuration does not have (`check_known`), and `check` states 
 """
 
 import difflib
-import hashlib
 import importlib
 import itertools
-import json
 import runpy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from omar_jax.envs.sotopia import FORMS, OPENINGS, ORDERS, ROLES
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.model.lora import PROJECTIONS
 
@@ -113,13 +112,28 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
         if get(large) % get(small):
             yield large, f"a multiple of {small}={get(small)}"
 
-    yield from one_of("environment.name", ("werewolf",))
-    yield from one_of("environment.rules", tuple(RULE_SETS))
+    yield from one_of("environment.name", ("werewolf", "sotopia"))
+    if config.environment.name == "werewolf":
+        players, sides = ("scripted", "random"), ("werewolves", "village")
+        yield from one_of("environment.rules", tuple(RULE_SETS))
+    else:
+        players, sides = ("scripted",), ROLES[: config.environment.seats]
+        yield from one_of("environment.order", ORDERS)
+        yield from one_of("environment.actions", FORMS)
+        yield from one_of("environment.opening", OPENINGS)
+        yield from one_of("environment.seats", range(2, len(ROLES) + 1))
+        yield from at_least(1, "environment.max_turns")
+        yield from fraction("environment.joint_weight")
     yield from one_of("environment.role_card", ("private", "cue"))
-    yield from one_of("opponents.player", ("", "scripted", "random"))
-    yield from one_of("cold_start.player", ("scripted", "random"))
-    yield from one_of("opponents.side", ("werewolves", "village"))
-    yield from fraction("opponents.past")
+    yield from one_of("opponents.player", ("", *players))
+    yield from one_of("cold_start.player", players)
+    yield from one_of("opponents.side", sides)
+    yield from fraction("opponents.past", "stop.filtered_share", "stop.arena_drop")
+    yield from at_least(0, "stop.entropy_growth", "stop.kl", "arena.every")
+    yield from at_least(1, "stop.patience")
+    yield from at_least(2, "arena.check_games")
+    if config.stop.arena_drop and not config.arena.every:
+        yield "arena.every", f"at least 1 with stop.arena_drop={config.stop.arena_drop}"
     yield from at_least(1, "opponents.every", "opponents.pool")
     yield from one_of("advantages.mode", ("hierarchical", "token", "turn", "return"))
     yield from one_of("advantages.turn_value", ("last", "first"))
@@ -197,12 +211,6 @@ MAY_CHANGE = (
     *("mesh.train", "mesh.play", "ppo.iterations", "checkpoint.every", "checkpoint.keep"),
     *("arena.games", "log.episodes_every", "log.report"),
 )
-
-
-def fingerprint(config: ConfigDict) -> str:
-    """Differs where anything does that makes another run."""
-    kept = {name: value for name, value in _flat(config.to_dict()) if name not in MAY_CHANGE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def check_same(stored: dict[str, Any], given: dict[str, Any], folder: Path) -> None:

@@ -24,7 +24,8 @@ def prepare(config: ConfigDict, workdir: str | None, config_file: str) -> Path:
     stored, given = folder / "config.json", config.to_json(sort_keys=True, indent=1)
     begun = any((folder / made).exists() for made in ("checkpoints", "cold_start"))
     if begun and stored.is_file():
-        settings.check_same(settings.completed(json.loads(stored.read_text())), json.loads(given), folder)
+        before = json.loads(json.dumps(settings.completed(json.loads(stored.read_text()))))  # lists, no tuples
+        settings.check_same(before, json.loads(given), folder)
     if hosts.is_first():
         written = folder / "config.json.new"  # renamed, so that no other process reads half of it
         written.write_text(given + "\n")

@@ -26,6 +26,7 @@ def game(number, line_up, winner, names=("a", "b")):
     return {
         "players": dict(zip(SIDES, line_up, strict=True)),
         "names": list(ENV.seat_names),
+        "events": {},
         "game": number,
         "roles": list(ROLES),
         "rewards": None if winner == "cut" else rewards,
@@ -47,15 +48,15 @@ def games_of(**winners):
 
 def test_won_by_hand():
     records = games_of(a_b="wv.x").of(A_WOLVES, 4)
-    assert contest.won(ENV, records, "werewolves").tolist() == [1, 0, 0, 0]
-    assert contest.won(ENV, records, "village").tolist() == [0, 1, 0, 0]
-    assert contest.won(ENV, records, "seer").tolist() == [0, 1, 0, 0]
+    assert contest.results(ENV, records, "werewolves").tolist() == [1, 0, 0, 0]
+    assert contest.results(ENV, records, "village").tolist() == [0, 1, 0, 0]
+    assert contest.results(ENV, records, "seer").tolist() == [0, 1, 0, 0]
 
 
 def test_a_role_of_which_only_some_won_won_in_part():
     record = game(0, A_WOLVES, "village") | {"rewards": [1.0, 0.0, 0.5, 0.0, -1.0]}
-    assert contest.won(ENV, [record], "villager").tolist() == [pytest.approx(1 / 3)]
-    assert contest.won(ENV, [record], "village").tolist() == [0.5]
+    assert contest.results(ENV, [record], "villager").tolist() == [pytest.approx(1 / 3)]
+    assert contest.results(ENV, [record], "village").tolist() == [0.5]
 
 
 def test_scores_by_hand():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import sotopia
 from configs.werewolf import PRESETS, get_config
 from omar_jax import settings
 from omar_jax.envs.werewolf_rules import RULE_SETS
@@ -42,6 +43,35 @@ def one_line(call, *arguments):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_pass(preset):
     settings.check(get_config(preset))
+
+
+@pytest.mark.parametrize("preset", sotopia.PRESETS)
+def test_presets_of_sotopia_pass(preset):
+    settings.check(sotopia.get_config(preset))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "right"),
+    [
+        ("environment.order", "chaos", "one of 'round-robin', 'simultaneous'"),
+        ("environment.seats", 1, "one of 2, 3, 4, 5, 6"),
+        ("environment.joint_weight", 2.0, "between 0 and 1"),
+        ("opponents.side", "third", "one of 'first', 'second'"),
+        ("cold_start.player", "random", "one of 'scripted'"),
+    ],
+)
+def test_settings_of_sotopia_are_checked(setting, value, right):
+    config = sotopia.get_config()
+    config.update_from_flattened_dict({setting: value})
+    assert one_line(settings.check, config) == f"config.{setting}={value!r} cannot be used: it must be {right}"
+
+
+def test_an_older_configuration_is_completed_with_defaults():
+    stored = get_config("smoke").to_dict()
+    del stored["opponents"], stored["arena"]["every"]
+    stored["ppo"]["iterations"] = 77
+    found = settings.completed(stored)
+    assert found == {**get_config("smoke").to_dict(), "ppo": {**get_config("smoke").ppo.to_dict(), "iterations": 77}}
 
 
 @pytest.mark.parametrize("rules", RULE_SETS)

@@ -58,11 +58,13 @@ class Environment(Protocol):
       num_seats: how many play (P).
       role_names: every role that may occur, in a fixed order (for numbering).
       choices: every option that an ask of this environment may offer; empty if it asks for free text only.
+      counts: what comparisons count for a seat: "wins" or "points"; see `result`.
     """
 
     num_seats: int
     role_names: tuple[str, ...]
     choices: tuple[str, ...]
+    counts: str
 
     def reset(self, seed: int) -> Any:
         """Deals a new game; the same seed deals the same game."""
@@ -82,6 +84,14 @@ class Environment(Protocol):
 
     def team(self, role: str) -> str:
         """The side a role wins with."""
+        ...
+
+    def result(self, role: str, reward: float, events: Mapping[str, float]) -> float:
+        """What a finished game counts for a seat in comparisons: 1 if it was won and else 0, or its points."""
+        ...
+
+    def joint_result(self, events: Mapping[str, float]) -> float | None:
+        """How well all seats did together, from 0 to 1; None where they play against one another."""
         ...
 
 

@@ -126,6 +126,7 @@ class Sotopia(Environment):
         self.num_seats = settings.seats
         self.role_names = ROLES[: settings.seats]
         self.choices = ()
+        self.counts = "points"
         self._pack = pack
         self._combos: dict[str, list[Combo]] = {}  # by scenario
         for combo in pack.combos:
@@ -146,6 +147,14 @@ class Sotopia(Environment):
     def roles(self, state: State) -> tuple[str, ...]:
         """[P] role names."""
         return self.role_names
+
+    def result(self, role: str, reward: float, events: Mapping[str, float]) -> float:
+        """The seat's points where the scenario has some; else its reward."""
+        return events.get(f"points_{role}", reward)
+
+    def joint_result(self, events: Mapping[str, float]) -> float | None:
+        """All points together as a share of what could be had, where the scenario has points."""
+        return events.get("joint_share")
 
     def team(self, role: str) -> str:
         """Returns the role: everybody has goals of his own."""

@@ -64,6 +64,7 @@ class Werewolf(Environment):
     def __init__(self, rules: RuleSet, legal_choices: bool = True):
         self.rules = rules
         self.legal_choices = legal_choices
+        self.counts = "wins"
         self.num_seats = rules.num_seats
         self.seat_names = text.NAMES[: rules.num_seats]
         self.role_names = tuple(rules.counts)
@@ -86,6 +87,13 @@ class Werewolf(Environment):
     def names(self, state: State) -> tuple[str, ...]:
         """[P] the same in every game."""
         return self.seat_names
+
+    def result(self, role: str, reward: float, events: Mapping[str, float]) -> float:
+        """1 for those whose side won."""
+        return float(reward > 0)
+
+    def joint_result(self, events: Mapping[str, float]) -> None:
+        """One side's win is the other's loss."""
 
     def team(self, role: str) -> str:
         """Returns "werewolves" or "village"."""

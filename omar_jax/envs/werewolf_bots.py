@@ -5,7 +5,7 @@ claims made so far (`read_evidence`), and decides by the habits of its role. Dec
 rules (probability, seats): the first rule that has candidates and whose draw succeeds picks one of them.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -284,7 +284,3 @@ def _findings(seen: View) -> tuple[set[int], set[int]]:
 def _prey(seen: View) -> set[int]:
     """Living seats that are no werewolves, as werewolves know."""
     return set(seen.living) - {seen.seat, *seen.partners}
-
-
-# By the name that settings and commands call them; "" is nobody.
-PLAYERS: Mapping[str, Player | None] = {"": None, "scripted": ScriptedPlayer(), "random": RandomPlayer()}

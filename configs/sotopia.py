@@ -1,0 +1,53 @@
+"""Social scenarios: characters with goals of their own talk, and one language model plays all of them.
+
+    python -m omar_jax.main --config=configs/sotopia.py            the default: bargains with points that can be checked
+    python -m omar_jax.main --config=configs/sotopia.py:smoke      a minute's check that everything runs
+
+Any setting can be given on the command line, e.g. --config.ppo.learning_rate=1e-4.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import base
+
+PRESETS = ("", "smoke")
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    """The whole configuration of a run. Raises ValueError for an unknown preset."""
+    if preset not in PRESETS:
+        names = ", ".join(name or "(empty)" for name in PRESETS)
+        raise ValueError(f"preset {preset!r} of configs/sotopia.py is unknown; it must be one of {names}")
+    config = base(preset)
+    config.environment = ConfigDict()
+    config.environment.name = "sotopia"
+    config.environment.pack = ""  # our own scenarios; or a path to published records, or "hub": cmu-lti/sotopia
+    config.environment.scenarios = "bargain"  # of this source alone; "all": every one
+    config.environment.seats = 2
+    config.environment.order = "round-robin"  # or "simultaneous"
+    config.environment.actions = "plain"  # or "json": SOTOPIA's form
+    config.environment.opening = "brief"  # or "shared", "published": what is told in full
+    config.environment.max_turns = 8
+    config.environment.joint_weight = 0.5  # of all seats' points together in a seat's reward; the rest is its own
+    config.environment.speech_tokens = 24
+    config.environment.role_card = "private"
+
+    config.opponents.side = "second"
+    config.play.transcript_tokens = (320,)
+    config.layout.buckets = ((96, 128, 40, 6), (136, 176, 80, 8), (192, 232, 144, 8))
+    config.model.weights = "random"
+    config.cold_start.train = True
+    config.cold_start.games = 16384
+    if preset == "smoke":
+        config.cold_start.games = 128
+        config.cold_start.games_at_once = 64
+        config.play.games = 16
+        config.play.transcript_tokens = (448,)  # who has hardly learned to speak does not stop
+        config.layout.buckets = ((320, 352, 208, 8),)
+        config.ppo.iterations = 3
+        config.ppo.minibatch_games = 8
+        config.ppo.microbatch_games = 8
+        config.checkpoint.every = 1
+        config.arena.games = 32
+        config.log.episodes_every = 1
+    return config
