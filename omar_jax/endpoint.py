@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,19 @@ class EndpointError(ValueError):
     """An endpoint that gives no answer; the message says what it is and what happened."""
 
 
+class Cost(NamedTuple):
+    """What an endpoint was asked: requests, repeated ones too, and the tokens of those answered, as it counts them."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
 class Endpoint:
     """A model behind an endpoint.
+
+    Attributes:
+      cost: so far, of what was asked and not known already.
 
     Args:
       model: its name there.
@@ -64,12 +75,15 @@ class Endpoint:
         # It raises ValueError where an answer is no JSON.
         self._errors = (openai.APIError, ValueError)
         key = os.environ.get("OPENAI_API_KEY", "none")  # servers of one's own ask for none
-        self._client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
-        self._lock, self._kept, self._answers = threading.Lock(), kept, {}
+        hooks = {"request": [lambda request: self._count(requests=1)]}
+        web = openai.DefaultHttpxClient(timeout=timeout, event_hooks=hooks)
+        self._client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries, http_client=web)
+        self._lock, self._kept, self._answers, self.cost = threading.Lock(), kept, {}, Cost()
         if kept and kept.exists():
             lines = kept.read_text().splitlines()
             # Half a line, of a process killed while writing it, must not stay: the next would be added to it.
             write_atomically(kept, [line for line in lines if self._remember(line)])
+            self._answers = {name: said for name, said in self._answers.items() if said is not None}  # forgotten ones
 
     def _remember(self, line: str) -> bool:
         """Takes in a line; whether it is whole."""
@@ -90,18 +104,34 @@ class Endpoint:
         Raises:
           EndpointError: the endpoint failed until the last retry, refused, or answered with something else.
         """
-        question = json.dumps([self.model, self.url, list(messages), occasion, options], sort_keys=True)
-        name = hashlib.sha256(question.encode()).hexdigest()
-        if name not in self._answers:
+        name = self._name(messages, occasion, options)
+        with self._lock:
+            said = self._answers.get(name)
+        if said is None:
             self._check()
             said = self._ask(messages, options)
-            with self._lock:
-                self._answers[name] = said
-                if self._kept:
-                    self._kept.parent.mkdir(parents=True, exist_ok=True)
-                    with self._kept.open("a") as file:
-                        file.write(json.dumps([name, said]) + "\n")
-        return self._answers[name]
+            self._keep(name, said)
+        return said
+
+    def forget(self, messages: Sequence[dict[str, str]], occasion: Any = None, **options: Any) -> None:
+        """Asks the endpoint again when `answer` is next called like this."""
+        self._keep(self._name(messages, occasion, options), None)
+
+    def _name(self, messages: Sequence[dict[str, str]], occasion: Any, options: dict[str, Any]) -> str:
+        question = json.dumps([self.model, self.url, list(messages), occasion, options], sort_keys=True)
+        return hashlib.sha256(question.encode()).hexdigest()
+
+    def _keep(self, name: str, said: str | None) -> None:
+        with self._lock:
+            self._answers[name] = said
+            if self._kept:
+                self._kept.parent.mkdir(parents=True, exist_ok=True)
+                with self._kept.open("a") as file:
+                    file.write(json.dumps([name, said]) + "\n")
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            self.cost = self.cost._replace(**{name: getattr(self.cost, name) + n for name, n in more.items()})
 
     def _ask(self, messages: Sequence[dict[str, str]], options: dict[str, Any]) -> str:
         try:
@@ -111,8 +141,13 @@ class Endpoint:
         try:
             choice = made.choices[0]
             whole = choice.message.content or ""
+            whole.strip()  # text, and nothing else
         except (AttributeError, IndexError, TypeError) as error:
             raise self._failure(f"no chat completion: {made}") from error
+        # Some endpoints do not say, or say something else.
+        told = [getattr(made.usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        prompt, answer = (n if isinstance(n, int) else 0 for n in told)
+        self._count(prompt_tokens=prompt, answer_tokens=answer)
         said = whole.rpartition(CLOSE_THOUGHT)[2].partition(OPEN_THOUGHT)[0].strip()
         if not said and choice.finish_reason == "length":
             raise self._failure("it has thoughts alone, and no tokens left for words: serve it without thinking")

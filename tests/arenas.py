@@ -57,6 +57,8 @@ class Server(ThreadingHTTPServer):
       left: how many answers are left until it only fails; None: it never does.
       seconds: how long an answer takes.
       raw: (content type, body) instead of any answer.
+      cut: how many of the next answers end in the middle.
+      usage: what answers say they cost, if anything.
       requests: bodies of all requests.
       answered: of those that got an answer.
       busiest: most requests at the same time.
@@ -67,7 +69,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.say, self.fails, self.left, self.seconds, self.raw = choose, [], None, 0.0, None
-        self.reason = "stop"
+        self.reason, self.cut, self.usage = "stop", 0, None
         self.requests, self.answered, self.busy, self.busiest = [], [], 0, 0
         self.lock = threading.Lock()
 
@@ -93,6 +95,7 @@ class Server(ThreadingHTTPServer):
         message = {"role": "assistant", "content": self.say(body["messages"])}
         choice = {"index": 0, "message": message, "finish_reason": self.reason}
         made = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        made |= {"usage": self.usage} if self.usage else {}
         return 200, "application/json", json.dumps(made)
 
     def handle_error(self, request, client_address):
@@ -115,7 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content.encode())))
         self.send_header("Retry-After-Ms", "1")
         self.end_headers()
-        self.wfile.write(content.encode())
+        with self.server.lock:
+            cut = status == 200 and self.server.cut > 0
+            self.server.cut -= cut
+        self.wfile.write(content.encode()[: len(content) // 2] if cut else content.encode())
+        self.close_connection = cut
 
     def log_message(self, *arguments):
         """Says nothing."""

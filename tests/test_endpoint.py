@@ -26,7 +26,7 @@ def up():
 def server(up):
     """As new."""
     up.say, up.fails, up.left, up.seconds, up.raw, up.reason = arenas.choose, [], None, 0.0, None, "stop"
-    up.requests, up.answered, up.busiest = [], [], 0
+    up.requests, up.answered, up.busiest, up.cut, up.usage = [], [], 0, 0, None
     return up
 
 
@@ -84,6 +84,34 @@ def test_half_an_answer_is_asked_for_again_and_spoils_no_other(server, ask, tmp_
     assert kept.read_text().startswith(whole)
 
 
+def test_what_is_forgotten_is_asked_again(server, ask, tmp_path):
+    kept = tmp_path / "answers.jsonl"
+    one = ask(kept)
+    for occasion in range(2):
+        one.answer(QUESTION, occasion, temperature=0.5)
+    one.forget(QUESTION, 0, temperature=0.5)
+    another = ask(kept)
+    for endpoint in (one, another):
+        for occasion in (0, 0, 1):
+            endpoint.answer(QUESTION, occasion, temperature=0.5)
+    assert len(server.requests) == 4  # two, and the forgotten one by each
+    ask(kept).answer(QUESTION, 0, temperature=0.5)
+    assert len(server.requests) == 4
+
+
+def test_costs_are_counted(server, ask):
+    endpoint = ask(retries=3)
+    assert endpoint.cost == (0, 0, 0)
+    server.fails, server.usage = [429, 500], {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    for _ in range(2):
+        endpoint.answer(QUESTION)
+    assert endpoint.cost == (3, 7, 2)  # every request, whether it was answered or not; none for what is known
+    for occasion, usage in enumerate([None, "none", [], {"prompt_tokens": "many"}]):
+        server.usage = usage
+        endpoint.answer(QUESTION, occasion)
+        assert endpoint.cost == (4 + occasion, 7, 2)
+
+
 @pytest.mark.parametrize(
     ("said", "heard"),
     [
@@ -137,6 +165,15 @@ def test_a_refusal_is_not_asked_again(server, ask):
     assert len(server.requests) == 1
 
 
+def test_an_answer_that_ends_in_the_middle_is_asked_for_again(server, ask):
+    server.cut = 1
+    assert ask(retries=1).answer(QUESTION) == arenas.choose(QUESTION)
+    assert len(server.requests) == 2
+    server.cut = 2
+    with pytest.raises(EndpointError, match=r"gives no answer \(APIConnectionError: "):
+        ask(retries=1).answer(QUESTION, 1)
+
+
 def test_answers_that_take_too_long_are_an_error(server, ask):
     server.seconds = 0.5
     with pytest.raises(EndpointError, match=r"gives no answer \(APITimeoutError: ") as error:
@@ -165,6 +202,7 @@ def test_an_endpoint_that_is_down_is_an_error():
         ("application/json", '{"error": {"message": "no credit"}}'),
         ("application/json", '{"choices": []}'),
         ("application/json", '{"choices": [{}]}'),
+        ("application/json", '{"choices": [{"message": {"content": [1]}}]}'),
     ],
 )
 def test_garbage_is_an_error_and_not_kept(server, ask, tmp_path, kind, content):
