@@ -89,6 +89,25 @@ def base(preset: str) -> ConfigDict:
     config.filter.empty = True  # neither do turns without a word
     config.filter.repeated_words = 4  # nor turns with that many words in a row the same or a phrase repeated; 0: off
 
+    # Who scores finished games; see omar_jax/judge.py.
+    config.judge = ConfigDict()
+    config.judge.backend = ""  # nobody; or "rules", "local" (the policy as self-play began), "openai"
+    config.judge.reward_range = (0.0, 1.0)  # of the lowest and the highest overall score
+    config.judge.points_weight = 1.0  # where a scenario has points
+    config.judge.judge_weight = 0.0  # there; without points the judge's is the reward
+    config.judge.turns = False  # it also says of every turn whether it may train
+    config.judge.most_failed = 0.25  # of the games; more stop the run
+    config.judge.games = 4  # a local judge's at once
+    config.judge.transcript_tokens = (512, 1024, 2048)  # a local judge's
+    config.judge.model = ""  # at an endpoint
+    config.judge.url = ""
+    config.judge.at_once = 8
+    config.judge.timeout = 120.0
+    config.judge.retries = 5
+    config.judge.attempts = 3
+    config.judge.answer_tokens = 2048
+    config.judge.schema = True
+
     config.cold_start = ConfigDict()
     config.cold_start.train = False  # True: fine-tune model.source's weights on scripted games first
     config.cold_start.player = "scripted"  # or "random": who plays those games

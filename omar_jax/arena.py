@@ -21,7 +21,6 @@ from omar_jax import contest, experiment, metrics, policies, runtime
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import changes, define_config, is_given, parse_flags
 from omar_jax.console import Console
-from omar_jax.endpoint import EndpointError
 from omar_jax.settings import SettingError
 
 CONFIG = define_config()
@@ -124,7 +123,7 @@ def main(argv: list[str]) -> None:
         (one_against_another if A.value else round_robin)(console, runtime.Stop())
     except runtime.StopRequested:
         console.line("stopped; the same command goes on")
-    except (*experiment.USER_ERRORS, EndpointError) as error:
+    except experiment.USER_ERRORS as error:
         sys.exit(f"omar_jax: {error}")
 
 

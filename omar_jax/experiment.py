@@ -17,12 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from omar_jax import catalogue, early_stopping, layout, meshes, metrics, settings, sft, sharding
+from omar_jax import catalogue, early_stopping, judge, layout, meshes, metrics, settings, sft, sharding
 from omar_jax.advantages import Advantages, AdvantageSettings
 from omar_jax.checkpoint import CheckpointError, Checkpoints
 from omar_jax.console import Console
+from omar_jax.endpoint import EndpointError
 from omar_jax.envs import werewolf_published
 from omar_jax.envs.base import Environment, Player
+from omar_jax.judge import JudgeSettings
 from omar_jax.model import hf, lora, source
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
@@ -44,7 +46,10 @@ EMBEDDED = catalogue.EMBEDDED["werewolf"]
 LONGEST_DENSE = 6144
 
 # What a user can mend; the commands show it as one line.
-USER_ERRORS = (settings.SettingError, CheckpointError, ModelError, FloatingPointError)
+USER_ERRORS = (
+    *(settings.SettingError, CheckpointError, ModelError, FloatingPointError),
+    *(judge.JudgeError, EndpointError),
+)
 
 
 def initial_params(model: Decoder, seed: int) -> Params:
@@ -88,6 +93,7 @@ class Experiment:
     turn_filter: FilterSettings
     opponents: Opponents
     bounds: early_stopping.Bounds
+    judging: JudgeSettings | None  # None: nobody judges
 
     @property
     def model(self) -> Decoder:
@@ -117,6 +123,12 @@ class Experiment:
         """The whole policy on the devices that play and in the dtype it computes in, so that play converts nothing."""
         params = convert(lora.combine(trained, frozen), self.model.dtype)
         return sharding.to_play(params, self.model.mesh, self.rollout.sampler.model.mesh, self.decoder_config.kv_heads)
+
+    def jury(self, reference: Params, folder: Path, check: Callable[[], None]) -> judge.Jury | None:
+        """Who judges finished games, if anybody does: `reference`, or whom the settings name; `check` may stop it."""
+        player = self.rollout.sampler.model
+        parts = (self.env, player, self.chat, lambda: self.policy(reference, None), folder, check)
+        return self.judging and judge.build(self.judging, *parts)
 
     def start(self, folder: Path, console: Console) -> Start:
         """The weights, fine-tuned on scripted games where `cold_start.train` says so and kept in `folder`."""
@@ -276,6 +288,15 @@ def build(
     return assemble(config, folder, hf.read_config(folder), chat, jax.devices() if devices is None else devices, report)
 
 
+def judging(config: ConfigDict) -> JudgeSettings | None:
+    """Who judges; None if nobody does. Raises SettingError."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in config.judge.items()}
+    try:
+        return JudgeSettings(**given) if config.judge.backend else None
+    except ValueError as error:
+        raise settings.SettingError(f"config.{error}") from error
+
+
 def model_folder(config: ConfigDict, report: Callable[[str], None], weights: bool = True) -> Path:
     """The folder of the model that a run trains, downloaded or converted where it must be; see `source.resolve`."""
     if config.model.source == "embedded":
@@ -355,6 +376,7 @@ def assemble(
         ),
         turn_filter=FilterSettings(config.filter.unfinished, config.filter.empty, config.filter.repeated_words),
         bounds=early_stopping.Bounds(**config.stop.to_dict()),
+        judging=judging(config),
         opponents=Opponents(
             *(env, config.seed, config.opponents.past, config.opponents.every, config.opponents.pool),
             *(catalogue.player(config, config.opponents.player), config.opponents.side),

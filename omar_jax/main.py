@@ -5,6 +5,7 @@
 The same command continues an interrupted run. What it leaves in --workdir is listed in docs/design.md.
 """
 
+import contextlib
 import functools
 import json
 import operator
@@ -34,6 +35,8 @@ from omar_jax import (
 from omar_jax.checkpoint import Checkpoints, digest
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
+from omar_jax.endpoint import EndpointError
+from omar_jax.judge import JudgeError
 from omar_jax.turn_filter import filter_turns
 
 CONFIG = define_config()
@@ -52,6 +55,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     run = experiment.build(config, console.line)
     learner, plan, roles = run.learner, run.plan, run.env.role_names
     params, frozen, reference = run.start(workdir / "cold_start", console)
+    jury = run.jury(reference, workdir / "judge", stop.check)
     moving, start = run.moving(params), 0
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, console.line)
     if restored := checkpoints.restore_latest(moving):
@@ -62,6 +66,16 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     def save(iterations_done):
         counters = {"iterations_done": iterations_done}
         checkpoints.save(iterations_done, moving, counters)
+
+    @contextlib.contextmanager
+    def saving_if_stopped(iterations_done):
+        try:
+            yield
+        except (runtime.StopRequested, JudgeError, EndpointError):
+            save(iterations_done)
+            checkpoints.close()
+            console.line(f"saved after {iterations_done} iterations")
+            raise
 
     def contestants(params):
         trained = matches.Contestant("trained", run.policy(params, frozen), digest(params))
@@ -84,15 +98,10 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         games = run.opponents.games(range(first, first + config.play.games), iteration)
         players = [moving["state"].params, *run.opponents.drawn(moving, iteration)]
         policies = [run.policy(params, frozen) for params in players]
-        try:
-            with console.progress(f"iteration {iteration}", len(games), stop.check) as progress:
-                play = functools.partial(run.rollout.play, hosts.share(games), policies, key)
-                everywhere = hosts.together(functools.partial(play, config.play.temperature, progress))
-        except runtime.StopRequested:
-            save(iteration)
-            checkpoints.close()
-            console.line(f"saved after {iteration} iterations")
-            raise
+        bar = console.progress(f"iteration {iteration}", len(games), stop.check)
+        with saving_if_stopped(iteration), bar as progress:
+            play = functools.partial(run.rollout.play, hosts.share(games), policies, key)
+            everywhere = hosts.together(functools.partial(play, config.play.temperature, progress))
         del policies, players, play  # copies, on several machines; the update needs its memory
         episodes = [episode for episodes, _ in everywhere for episode in episodes]
         cost = functools.reduce(operator.add, (cost for _, cost in everywhere))
@@ -100,6 +109,10 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         ################################# Score ##################################
         clock = time.perf_counter()
         episodes = [filter_turns(episode, run.chat.ends, run.turn_filter) for episode in episodes]
+        judged = {}
+        if jury:
+            with saving_if_stopped(iteration):
+                episodes, judged, _ = jury.score(episodes)
         fitting = plan.fitting(episodes)
         if not fitting:
             raise settings.SettingError(
@@ -129,7 +142,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         updated = time.perf_counter()
 
         ################################# Write ##################################
-        numbers |= metrics.game_metrics(episodes, run.env.team)
+        numbers |= metrics.game_metrics(episodes, run.env.team) | judged
         numbers |= {
             "critic/explained_variance": update.explained_variance(batch, targets),
             "game/oversize_share": 1 - len(fitting) / len(episodes),

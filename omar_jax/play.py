@@ -18,7 +18,6 @@ from absl import app, flags, logging
 from omar_jax import experiment, policies, runtime
 from omar_jax.command_line import changes, define_config, is_given, parse_flags
 from omar_jax.console import Console
-from omar_jax.endpoint import EndpointError
 from omar_jax.envs.base import Player
 from omar_jax.experiment import Experiment
 from omar_jax.person import Left, Person, shown
@@ -111,7 +110,7 @@ def main(argv: list[str]) -> None:
         reveal(episode, console)
     except Left:
         console.line("\nYou left; the game is not kept.")
-    except (*experiment.USER_ERRORS, EndpointError) as error:
+    except experiment.USER_ERRORS as error:
         sys.exit(f"omar_jax: {error}")
 
 

@@ -109,10 +109,11 @@ def _facts(config: ConfigDict, rows: list[dict[str, Any]]) -> list[tuple[str, st
     """What the run is: (title, text)."""
     done = rows[-1]["iteration"] + 1 if rows else 0
     seconds = sum(row.get(f"time/{phase}") or 0 for row in rows for phase in ("play", "score", "update"))
+    played = [(name, config.environment[name]) for name in ("rules", "scenarios") if name in config.environment]
     return [
         ("preset", config.preset or "default"),
         ("model", config.model.source),
-        ("rule set", config.environment.rules),
+        *[({"rules": "rule set"}.get(name, name), value) for name, value in played],
         ("iterations", f"{done:,} of {config.ppo.iterations:,}"),
         ("games", f"{done * config.play.games:,}, {config.play.games:,} an iteration"),
         ("training time", _duration(seconds)),

@@ -116,7 +116,9 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     if config.environment.name == "werewolf":
         players, sides = ("scripted", "random"), ("werewolves", "village")
         yield from one_of("environment.rules", tuple(RULE_SETS))
+        yield from one_of("judge.backend", ("",))  # who wins needs no judge
     else:
+        yield from one_of("judge.backend", ("", "rules", "local", "openai"))
         players, sides = ("scripted",), ROLES[: config.environment.seats]
         yield from one_of("environment.order", ORDERS)
         yield from one_of("environment.actions", FORMS)
@@ -209,6 +211,7 @@ def changes(before: ConfigDict, after: ConfigDict) -> list[str]:
 # Settings that may differ between a run and its continuation.
 MAY_CHANGE = (
     *("mesh.train", "mesh.play", "ppo.iterations", "checkpoint.every", "checkpoint.keep"),
+    *("judge.at_once", "judge.timeout", "judge.retries", "judge.games"),
     *("arena.games", "log.episodes_every", "log.report"),
 )
 
