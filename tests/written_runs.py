@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from configs.werewolf import get_config
-from omar_jax import experiment, metrics
+from omar_jax import catalogue, experiment, metrics
 
 SPEECHES = ("I am the seer. Bob is a werewolf.", "I trust Emma.", "Who is the seer?", "I have nothing to say yet.")
 CONFIG = get_config("smoke")
-ENV = experiment.environment(CONFIG)
+ENV = catalogue.environment(CONFIG)
 CHAT = experiment.read_chat(experiment.EMBEDDED, CONFIG)
 
 
