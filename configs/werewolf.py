@@ -73,16 +73,12 @@ def _against_random_village(config: ConfigDict) -> None:
     config.opponents.side = "village"
     config.model.weights = "random"
     config.cold_start.train = True
-    config.cold_start.player = "random"
     config.cold_start.games = 2048
     config.play.transcript_tokens = (416,)
-    config.play.games = 512
     config.layout.buckets = ((208, 240, 40, 20), (248, 280, 48, 24))
     config.ppo.iterations = 40
-    config.ppo.minibatch_games = 128
     config.ppo.kl_coefficient = 0.0
-    config.ppo.learning_rate = 5e-4
-    config.arena.games = 1024
+    config.ppo.learning_rate = 1e-3
 
 
 def _pretrained(config: ConfigDict, source: str, rank: int) -> None:
