@@ -13,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs.werewolf import get_config
-from omar_jax import experiment
+from omar_jax import experiment, workdirs
 from omar_jax.checkpoint import Checkpoints
 
 ITERATIONS = 8
@@ -40,7 +39,7 @@ def metrics_of(workdir: Path) -> list[dict]:
 
 
 def parameters_of(workdir: Path) -> list[np.ndarray]:
-    run = experiment.build(get_config("smoke"))
+    run = experiment.build(workdirs.stored_config(workdir))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
     iteration, saved, _ = checkpoints.restore_latest(run.moving(run.weights()[0]))
     checkpoints.close()
