@@ -238,7 +238,7 @@ def test_an_endpoint_that_dies_and_comes_back_is_asked_nothing_twice(arena, tmp_
         (("--a=scripted", "--config.play.gamez=9"), "config.play.gamez is unknown; did you mean config.play.games?"),
         (("--round_robin=runs/nowhere",), "--round_robin=runs/nowhere is no run: give a run's folder"),
         (("--round_robin=BEGUN",), "--round_robin=BEGUN holds 0 checkpoints: at least 2 can play one another"),
-        (("--a=scripted", "--b=random", "--seed=3", "--out=PLAYED"), "PLAYED holds games with --seed=1000000, not 3: "),
+        (("--a=scripted", "--b=random", "--seed=3", "--out=PLAYED"), "PLAYED holds games with seed=1000000, not 3: "),
         (
             ("--a=scripted", "--b=random", "--config.environment.rules=omar", "--out=PLAYED"),
             "PLAYED holds games with config.environment.rules='five', not 'omar': give the same to go on with them, or",
