@@ -39,7 +39,6 @@ from omar_jax.turn_filter import FilterSettings
 from omar_jax.types import Episode, GameBatch, Params
 from omar_jax.update import Learner, MinibatchPlan, PPOSettings, ppo_loss
 
-EMBEDDED = catalogue.EMBEDDED["werewolf"]
 # Tokens of a game up to which accelerators train with whole masks, as long as those fit: a gradient of 6 layers of
 # Gemma 3 270M on 5,632 tokens, compiled for v5e with low effort, moves 94 GiB through its memory and needs 1.1 GiB; in
 # blocks it moves 134 GiB and needs 0.6 GiB.
@@ -203,12 +202,11 @@ class Experiment:
         return self.model.dtype if setting == "auto" else jnp.dtype(setting)
 
     def records(self, episodes: Sequence[Episode], batch: GameBatch, computed: Advantages) -> list[dict]:
-        """Games as JSON, every action token and turn with its advantage; row n of the batch is episode n."""
+        """Games as JSON, the learner's turns and tokens with their advantages; row n of the batch is episode n."""
         found, decode = [], self.chat.tokenizer.decode
         for n, episode in enumerate(episodes):
-            by_seat = sorted(
-                (seat, step) for step, said in enumerate(episode.steps) for seat in said.turns
-            )  # the order of the batch's turns
+            said = ((seat, step) for step, turns in enumerate(episode.steps) for seat in turns.turns)
+            by_seat = sorted(at for at in said if episode.is_learner(at[0]))  # the order of the batch's turns
             of_tokens = {at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)}
             whole = {at: computed.turn_advantages[n][row] for row, at in enumerate(by_seat)}
             found.append(metrics.episode_record(episode, of_tokens, decode, whole))

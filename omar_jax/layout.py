@@ -12,7 +12,8 @@ The life of a game's tokens: every step's public tokens go to the shared stream;
 
 So what a token sees has strictly rising positions and reads as one ordinary prompt: rules, role card, events, cue,
 action. All seats' streams are packed into one row of R tokens a game, seat after seat: seats differ so much in
-length that a row a seat would mostly be padding.
+length that a row a seat would mostly be padding. Seats that somebody else played (`Episode.learns`) are left out: their
+turns train nothing, and what they said to all is in the shared stream.
 """
 
 from collections.abc import Sequence
@@ -67,8 +68,9 @@ def place(position: int, public: Sequence[int], private: dict[int, Sequence[int]
 
 def sizes(episode: Episode) -> Sizes:
     """The sizes of one game."""
-    turns = [turn for step in episode.steps for turn in step.turns.values()]
-    private = sum(len(tokens) for step in episode.steps for tokens in step.private.values())
+    learner = episode.is_learner
+    turns = [turn for step in episode.steps for seat, turn in step.turns.items() if learner(seat)]
+    private = sum(len(tokens) for step in episode.steps for seat, tokens in step.private.items() if learner(seat))
     actions = sum(len(turn.action) for turn in turns)
     return Sizes(
         shared=sum(len(step.public) for step in episode.steps),
@@ -150,7 +152,7 @@ def _write_game(batch: GameBatch, n: int, episode: Episode, groups: Sequence[int
     _fill(batch.shared_positions[n], positions)
     _fill(batch.shared_clock[n], clock)
     at = action = row = 0
-    for stream in seats:
+    for stream in (stream for stream in seats if episode.is_learner(stream.seat)):
         end = at + len(stream.token)
         batch.seat_tokens[n, at:end] = stream.token
         batch.seat_positions[n, at:end] = stream.position
@@ -167,10 +169,9 @@ def _write_game(batch: GameBatch, n: int, episode: Episode, groups: Sequence[int
             batch.action_values[n, said] = turn.values
             for j, legal in enumerate(turn.legal or ()):
                 _fill(batch.legal_tokens[n, action + j], legal)
-            learns = episode.rewards is not None and (not episode.learns or episode.learns[stream.seat])
             batch.turn_seat[n, row] = stream.seat
             batch.turn_group[n, row] = groups[stream.seat]
-            batch.turn_kept[n, row] = turn.kept and learns
+            batch.turn_kept[n, row] = turn.kept and episode.rewards is not None
             action, row = said.stop, row + 1
         if stream.turns and episode.rewards is not None:
             # A reward that arrives after the seat's last turn is that turn's.

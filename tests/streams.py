@@ -150,14 +150,14 @@ def make_game(
 
 
 def random_game(seed: int, num_seats: int = 3, num_steps: int = 4, vocabulary: int = 100, longest: int = 4) -> Episode:
-    """A random game with rewards, deterministic by seed."""
+    """A random game with rewards, all seats the learner's, deterministic by seed."""
     rng = np.random.default_rng(seed)
 
     def integer(low, high):
         return int(rng.integers(low, high + 1))
 
     episode = make_game(integer, num_seats, num_steps, vocabulary, longest, game=seed)
-    return dataclasses.replace(episode, rewards=episode.rewards or (1.0,) * num_seats)
+    return dataclasses.replace(episode, rewards=episode.rewards or (1.0,) * num_seats, learns=())
 
 
 @st.composite

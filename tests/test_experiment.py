@@ -1,5 +1,7 @@
 """From a configuration to weights: what is trained, what is frozen, and in which precision."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,12 +90,16 @@ def test_a_stored_run_is_read_on_any_devices(tmp_path):
 
 def test_records_have_every_turn_with_its_own_advantage():
     run = experiment.build(smoke())
-    episode = streams.random_game(3, num_seats=5)
+    learns = (True, True, False, True, True)
+    episode = dataclasses.replace(streams.random_game(3, num_seats=5, num_steps=6), learns=learns)
     batch = layout.pack([episode], streams.ROLES, layout.sizes(episode), streams.LEGAL_WIDTH)
     at = np.asarray(batch.action_turn, np.float32)
     rows = np.arange(batch.turn_seat.shape[1], dtype=np.float32)[None]
     (record,) = run.records([episode], batch, Advantages(at / 10, at, batch.action_mask, rows))
-    in_rows = sorted(record["turns"], key=lambda turn: (turn["seat"], turn["step"]))
+    others = [turn for turn in record["turns"] if turn["seat"] == 2]
+    assert others and all(turn["advantages"] is turn["turn_advantage"] is None for turn in others)
+    mine = (turn for turn in record["turns"] if turn["seat"] != 2)
+    in_rows = sorted(mine, key=lambda turn: (turn["seat"], turn["step"]))
     assert [turn["turn_advantage"] for turn in in_rows] == list(range(len(in_rows))) and len(in_rows) > 4
     for row, turn in enumerate(in_rows):
         assert turn["advantages"] == pytest.approx([row / 10] * len(turn["tokens"]))

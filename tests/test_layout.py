@@ -17,7 +17,7 @@ from omar_jax.model import attention
 from omar_jax.types import PADDING, Episode, GameBatch, RolloutStep, Turn
 
 ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracles" / "streams_reference.py"
-few = hypothesis.settings(max_examples=25, deadline=None)
+few = hypothesis.settings(max_examples=25)
 ONE_ROOM = Sizes(24, 192, 64, 24)  # for every game of `streams.games`, where shapes cost compilations
 SPARE = 3  # padding behind every axis
 
@@ -32,17 +32,21 @@ def packed(*episodes):
 
 
 def told(episode):
-    """The game's tokens, its shared ones, and its packed row."""
+    """The game's tokens, its shared ones, and its packed row: the seats that learn."""
     num_seats = len(episode.roles)
     tokens = streams.tell(episode.steps, num_seats)
-    return tokens, [token for token in tokens if token.seat is None], streams.by_seat(tokens, num_seats)
+    row = [token for token in streams.by_seat(tokens, num_seats) if learns(episode, token.seat)]
+    return tokens, [token for token in tokens if token.seat is None], row
+
+
+def learns(episode, seat):
+    return not episode.learns or episode.learns[seat]
 
 
 def turns_in_order(episode):
-    """(seat, turn) in the order of the batch: seat after seat."""
-    return [
-        (seat, step.turns[seat]) for seat in range(len(episode.roles)) for step in episode.steps if seat in step.turns
-    ]
+    """(seat, turn) in the order of the batch: seat after seat of those that learn."""
+    seats = [seat for seat in range(len(episode.roles)) if learns(episode, seat)]
+    return [(seat, step.turns[seat]) for seat in seats for step in episode.steps if seat in step.turns]
 
 
 def assert_padded(row, wanted, padding):
@@ -129,8 +133,7 @@ def test_actions_are_read_one_token_before_they_stand(episode):
 @hypothesis.given(streams.games())
 def test_turns_stand_seat_after_seat(episode):
     batch, turns = packed(episode), turns_in_order(episode)
-    learns = [episode.rewards is not None and (not episode.learns or episode.learns[seat]) for seat, _ in turns]
-    kept = [turn.kept and learn for (_, turn), learn in zip(turns, learns, strict=True)]
+    kept = [turn.kept and episode.rewards is not None for _, turn in turns]
     assert_padded(batch.turn_seat[0], [seat for seat, _ in turns], PADDING)
     assert_padded(batch.turn_group[0], [streams.ROLES.index(episode.roles[seat]) for seat, _ in turns], 0)
     assert_padded(batch.turn_kept[0], kept, False)
@@ -161,15 +164,23 @@ def test_a_game_worked_by_hand():
         RolloutStep((), {}, {0: turn((14,), (15,))}),
     )
     episode = Episode(0, 0, steps, (), (1.0, -1.0), ("fox", "hare"), {}, (True, False))
-    batch = packed(episode)
+    everybody = dataclasses.replace(episode, learns=())
+    batch = packed(everybody)
     assert batch.shared_positions[0, :5].tolist() == [0, 1, 2, 5, 6]
     assert batch.seat_tokens[0, :13].tolist() == [10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 26]
     assert batch.seat_positions[0, :14].tolist() == [3, 5, 6, 7, 8, 9, 3, 4, 5, 6, 7, 8, 9, 10]
     assert batch.seat_branch[0, :14].tolist() == [0, 1, 1, 1, 2, 2, 0, 0, 1, 1, 0, 2, 2, 2]
     assert batch.action_index[0, :6].tolist() == [1, 2, 4, 8, 11, 12]
     assert batch.turn_reward[0, :4].tolist() == [0, 1, 0, -1]
-    assert batch.turn_kept[0, :4].tolist() == [True, True, False, False]
-    assert layout.sizes(episode) == Sizes(5, 14, 6, 4)
+    assert batch.turn_kept[0, :4].tolist() == [True] * 4
+    assert layout.sizes(everybody) == Sizes(5, 14, 6, 4)
+    # Where the hare is not the learner's, all else stands where it stood.
+    batch = packed(episode)
+    assert batch.shared_positions[0, :5].tolist() == [0, 1, 2, 5, 6]
+    assert batch.seat_tokens[0, :6].tolist() == [10, 11, 12, 13, 14, 15]
+    assert batch.seat_positions[0, :6].tolist() == [3, 5, 6, 7, 8, 9]
+    assert batch.turn_seat[0, :3].tolist() == [0, 0, PADDING]
+    assert layout.sizes(episode) == Sizes(5, 6, 3, 2)
 
 
 @few
@@ -189,13 +200,13 @@ def test_streams_agree_with_the_shared_oracle(episode):
     ]
     num_seats = len(episode.roles)
     game = oracle.build(steps, num_seats)
-    tokens, shared, row = told(episode)
+    tokens, shared, _ = told(episode)
     found_tokens, found_positions, found_clock, found_seats = layout.streams(episode.steps, num_seats)
     assert game["shared"]["token"] == [token.id for token in shared] == found_tokens
     assert game["shared"]["position"] == [token.position for token in shared] == found_positions
     assert game["shared"]["clock"] == [token.clock for token in shared] == found_clock
     for seat, (stream, found) in enumerate(zip(game["seat"], found_seats, strict=True)):
-        mine = [token for token in row if token.seat == seat]
+        mine = [token for token in tokens if token.seat == seat]
         assert stream["token"] == [token.id for token in mine] == found.token
         assert stream["position"] == [token.position for token in mine] == found.position
         assert stream["clock"] == [token.clock for token in mine] == found.clock
