@@ -177,7 +177,7 @@ BASELINES = np.array([0.25, -0.5, 2.0], np.float32)
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.mode}-{s.turn_value}-{s.lambda_turn}")
 def test_random_games_equal_plain_loops(settings):
-    @hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
+    @hypothesis.settings(max_examples=20, derandomize=True)
     @hypothesis.given(random_games())
     def check(games):
         batch = make_batch(games, NUM_TURNS, NUM_TOKENS)

@@ -11,7 +11,7 @@ from omar_jax import judge_cases, judge_text
 from omar_jax.judge_rubrics import MEASURES, SEVEN
 from omar_jax.judge_text import AnswerError, read_scores, read_turns
 
-many = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+many = hypothesis.settings(max_examples=60, derandomize=True)
 
 SCORES = {d.name: {"reason": "So it was.", "score": d.high} for d in SEVEN}
 ANSWER = {"person_1": SCORES, "person_2": {name: of | {"score": 0} for name, of in SCORES.items()}}

@@ -242,7 +242,7 @@ def groups_of_talks(draw):
     return records
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(groups_of_talks(), groups_of_talks(), st.randoms(use_true_random=False))
 def test_measures_of_any_games(a, b, shuffler):
     found = probes.measure(a, Talk())
@@ -260,7 +260,7 @@ def test_measures_of_any_games(a, b, shuffler):
         assert back[name] == pytest.approx((-of.value, -of.high, -of.low, of.count))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(groups_of_talks())
 def test_same_texts_are_counted_pair_by_pair(records):
     same = pairs = 0

@@ -38,7 +38,7 @@ def test_repetitions_by_hand(words, limit, found):
     assert repeats(words.split(), limit) == found
 
 
-@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=200, derandomize=True)
 @hypothesis.given(st.lists(st.sampled_from("ab"), max_size=12), st.integers(1, 8))
 def test_repetitions_are_stretches_of_one_period(words, limit):
     stretches = (words[i:j] for i in range(len(words)) for j in range(i + 1, len(words) + 1))

@@ -34,7 +34,7 @@ json_values = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["seed", "names", "events"]), json_values), min_size=1, max_size=5))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_games_of_any_content_come_back(tmp_path, games):
     games = [game | {"turns": [number]} for number, game in enumerate(games)]
     path = write(tmp_path / f"{abs(hash(str(games)))}.jsonl", *games)

@@ -357,7 +357,7 @@ WORDS = st.one_of(
 
 
 @pytest.mark.parametrize("name", [*RULE_SETS, "everything"])
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), words=st.lists(WORDS, min_size=1, max_size=40))
 def test_garbage_never_raises_and_the_game_ends(name, seed, words):
     everything = RuleSet(2, 1, 1, 1, 1, 3, wolf_chat_rounds=1, wolf_order="in_turn", tie="nobody")

@@ -252,7 +252,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(seed=st.integers(0, 2**32), words=st.lists(WORDS, min_size=1, max_size=40), cut=st.integers(1, 60))
 def test_no_share_is_outside_0_and_1(seed, words, cut):
     env, spoken = Werewolf(EVERYTHING, legal_choices=False), 0

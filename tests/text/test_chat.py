@@ -185,7 +185,7 @@ def test_markers_written_out_are_text(name):
 
 
 @every_family
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60, derandomize=True)
 @hypothesis.given(st.data())
 def test_no_text_is_a_control_token(name, data):
     markers = controls_of(chat(name))[1]
