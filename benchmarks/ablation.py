@@ -23,7 +23,7 @@ CONFIG = flags.DEFINE_string("config", "configs/werewolf.py", "Whose run; see om
 MODES = flags.DEFINE_list("modes", ["hierarchical", "token", "turn", "return"], "Of advantages.mode.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "How many.", lower_bound=1)
 AT_ONCE = flags.DEFINE_integer("at_once", 1, "Runs at the same time; they share the machine.", lower_bound=1)
-PLAN = flags.DEFINE_bool("dry_run", False, "Only print the table of the runs that are over.")
+TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Only print the table of the runs that are over.")
 
 # Two-sided 95% quantiles of Student's t by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -89,7 +89,7 @@ def tables() -> None:
 def main(argv):
     """Makes the runs that are missing, seed by seed, and prints the tables."""
     del argv
-    if not PLAN.value:
+    if not TABLE_ONLY.value:
         wanted = [(mode, seed) for seed in range(SEEDS.value) for mode in MODES.value]
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE.value) as pool:
             list(pool.map(lambda run: train(*run), wanted))

@@ -5,8 +5,11 @@ the embedded model on Werewolf with five players.
 from ml_collections import ConfigDict
 
 
-def base(preset: str) -> ConfigDict:
-    """A configuration without its environment."""
+def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
+    """A configuration without its environment. Raises ValueError for a preset that the file does not have."""
+    if preset not in presets:
+        names = ", ".join(name or "(empty)" for name in presets)
+        raise ValueError(f"preset {preset!r} of {file} is unknown; it must be one of {names}")
     config = ConfigDict()
     config.preset = preset
     config.seed = 0

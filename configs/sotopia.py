@@ -15,10 +15,7 @@ PRESETS = ("", "smoke")
 
 def get_config(preset: str = "") -> ConfigDict:
     """The whole configuration of a run. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        names = ", ".join(name or "(empty)" for name in PRESETS)
-        raise ValueError(f"preset {preset!r} of configs/sotopia.py is unknown; it must be one of {names}")
-    config = base(preset)
+    config = base(preset, PRESETS, "configs/sotopia.py")
     config.environment = ConfigDict()
     config.environment.name = "sotopia"
     config.environment.pack = ""  # our own scenarios; or a path to published records, or "hub": cmu-lti/sotopia

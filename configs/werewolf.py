@@ -27,10 +27,7 @@ PRESETS = ("", "seven", "smoke", "vs_random", *MODELS)
 
 def get_config(preset: str = "") -> ConfigDict:
     """The whole configuration of a run. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        names = ", ".join(name or "(empty)" for name in PRESETS)
-        raise ValueError(f"preset {preset!r} of configs/werewolf.py is unknown; it must be one of {names}")
-    config = base(preset)
+    config = base(preset, PRESETS, "configs/werewolf.py")
     config.environment = ConfigDict()
     config.environment.name = "werewolf"
     config.environment.rules = "five"  # a key of envs.werewolf_rules.RULE_SETS

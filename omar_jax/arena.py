@@ -66,11 +66,7 @@ def one_against_another(console: Console, stop: runtime.Stop) -> None:
     )
     if a.name == b.name:
         b = b._replace(name=f"{b.name} again")
-    games = contest.kept(out, config, (a, b))
-    found = contest.play(run.rollout, a, b, config, games, console, stop)
-    games.close()
-    metrics.write_atomically(out / "arena.json", [json.dumps(contest.comparison_json(found), indent=1)])
-    contest.show(console, found, games.of(contest.wanted(run.env, a.name, b.name)[0], GAMES.value))
+    contest.hold(run.rollout, a, b, config, out, out / "arena.json", console, stop)
     console.line(f"Everything else is in {out}")
 
 

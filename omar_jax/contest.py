@@ -6,6 +6,7 @@ between policies alone make ratings (`rate`).
 """
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from omar_jax import elo, matches
+from omar_jax import elo, hosts, matches
 from omar_jax.console import Console
-from omar_jax.envs.base import Environment
-from omar_jax.matches import Contestant, Games, LineUp, Record, line_ups, sides
-from omar_jax.metrics import PairedDifference, paired_difference, rate_interval
+from omar_jax.envs.base import Environment, sides
+from omar_jax.matches import Contestant, Games, LineUp, Record, line_ups
+from omar_jax.metrics import PairedDifference, paired_difference, rate_interval, write_atomically
 from omar_jax.rollout import Rollout
 from omar_jax.runtime import Stop
 
@@ -167,6 +168,39 @@ def kept(folder: Path, config: ConfigDict, contestants: Sequence[Contestant]) ->
     play = {f"config.play.{name}": of for name, of in config.play.items() if name not in ("games", "batch_eighths")}
     rules = {**environment, **play, "seed": config.arena.seed}
     return Games(folder, rules, {contestant.name: contestant.origin for contestant in contestants})
+
+
+def hold(
+    rollout: Rollout,
+    a: Contestant,
+    b: Contestant,
+    config: ConfigDict,
+    folder: Path,
+    out: Path,
+    console: Console,
+    stop: Stop,
+) -> None:
+    """Plays A against B, shows how it went, and writes it as JSON; games in `folder` are not played again.
+
+    Args:
+      rollout: of the game.
+      a, b: who play.
+      config: how many deals, of which seed.
+      folder: where games are kept.
+      out: the JSON file.
+      console: shows a bar, and the tables.
+      stop: may end it.
+
+    Raises:
+      SettingError: the folder holds other games.
+      StopRequested: somebody asked for it; the games that are over are kept.
+    """
+    games = kept(folder, config, (a, b))
+    found = play(rollout, a, b, config, games, console, stop)
+    games.close()
+    if hosts.is_first():
+        write_atomically(out, [json.dumps(comparison_json(found), indent=1)])
+    show(console, found, games.of(wanted(rollout.env, a.name, b.name)[0], config.arena.games))
 
 
 def play(

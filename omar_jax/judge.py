@@ -326,19 +326,15 @@ def _numbers(episodes: Sequence[Episode], judged: Sequence[_Judged | None]) -> d
         of.scores[seat]
         for episode, of in pairs
         for seat in range(len(episode.roles))
-        if of.scores is not None and not of.failure and _learns(episode, seat)
+        if of.scores is not None and not of.failure and episode.is_learner(seat)
     ]
     if scores:
         numbers |= {f"judge/{d.name}": float(np.mean([of[d.name] for of in scores])) for d in SEVEN}
         numbers["judge/overall"] = float(np.mean([judge_rubrics.overall(of) for of in scores]))
-    leaks = [leaked for episode, of in pairs for seat, leaked in enumerate(of.leaks) if _learns(episode, seat)]
+    leaks = [leaked for episode, of in pairs for seat, leaked in enumerate(of.leaks) if episode.is_learner(seat)]
     if leaks:
         numbers["judge/leaked_share"] = float(np.mean(leaks))
     turns = [good for _, of in pairs if of.turns is not None and not of.failure for good in of.turns.values()]
     if turns:
         numbers["judge/refused_share"] = 1 - float(np.mean(turns))
     return numbers
-
-
-def _learns(episode: Episode, seat: int) -> bool:
-    return not episode.learns or episode.learns[seat]

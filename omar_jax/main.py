@@ -7,7 +7,6 @@ The same command continues an interrupted run. What it leaves in --workdir is li
 
 import contextlib
 import functools
-import json
 import operator
 import sys
 import time
@@ -78,8 +77,8 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
             raise
 
     def contestants(params):
-        trained = matches.Contestant("trained", run.policy(params, frozen), digest(params))
-        return trained, matches.Contestant("cold start", run.policy(reference, None), digest(reference))
+        trained = matches.Contestant("trained", run.policy(params, frozen))
+        return trained, matches.Contestant("cold start", run.policy(reference, None))
 
     if not restored:
         save(0)
@@ -172,13 +171,10 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
     ################################## Arena ##################################
     if config.arena.games:
         trained, cold_start = contestants(moving["state"].params)
-        games = contest.kept(workdir / "arena" / str(config.ppo.iterations), config, (trained, cold_start))
-        found = contest.play(run.rollout, trained, cold_start, config, games, console, stop)
-        games.close()
-        if hosts.is_first():
-            metrics.write_atomically(workdir / "arena.json", [json.dumps(contest.comparison_json(found), indent=1)])
-            wolves = games.of(contest.wanted(run.env, trained.name, cold_start.name)[0], config.arena.games)
-            contest.show(console, found, wolves)
+        trained = trained._replace(origin=digest(moving["state"].params))
+        cold_start = cold_start._replace(origin=digest(reference))
+        games, out = workdir / "arena" / str(config.ppo.iterations), workdir / "arena.json"
+        contest.hold(run.rollout, trained, cold_start, config, games, out, console, stop)
 
     ################################# Report #################################
     if config.log.report and hosts.is_first():

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import jax
 
 from omar_jax import hosts
-from omar_jax.envs.base import Environment, Player
+from omar_jax.envs.base import Player, sides
 from omar_jax.metrics import write_atomically
 from omar_jax.rollout import Game, Guest, Rollout, environment_seed
 from omar_jax.settings import SettingError
 from omar_jax.types import Episode, Params
 
-# Contestants' names, side by side in the order of `sides`.
+# Contestants' names, side by side in the order of `envs.base.sides`.
 LineUp = tuple[str, ...]
 # A game that is over: who played which side, and what `record` keeps of it.
 Record = Mapping[str, Any]
@@ -43,11 +43,6 @@ class Contestant(NamedTuple):
     name: str
     mind: Params | Guest | Player
     origin: str = ""
-
-
-def sides(env: Environment) -> tuple[str, ...]:
-    """The sides of a game: all teams, in the order of the roles."""
-    return tuple(dict.fromkeys(env.team(role) for role in env.role_names))
 
 
 def line_ups(sides: Sequence[str], one: str, rest: str) -> list[LineUp]:

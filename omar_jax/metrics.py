@@ -191,7 +191,7 @@ def _reward_metrics(episodes: Sequence[Episode], team_of: Callable[[str], str] |
     rewards: dict[str, list[float]] = {}
     for episode in episodes:
         for seat, reward in enumerate(episode.rewards or ()):
-            if _learns(episode, seat):
+            if episode.is_learner(seat):
                 role = episode.roles[seat]
                 # A set: a role may be a team of its own, and must not count twice.
                 for group in {role, team_of(role)} if team_of else {role}:
@@ -201,7 +201,7 @@ def _reward_metrics(episodes: Sequence[Episode], team_of: Callable[[str], str] |
 
 
 def _turn_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    turns = [turn for e in episodes for _, seat, turn in _turns(e) if _learns(e, seat)]
+    turns = [turn for e in episodes for _, seat, turn in _turns(e) if e.is_learner(seat)]
     if not turns:
         return {"turn/count": 0.0}
     return {
@@ -222,10 +222,6 @@ def _event_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         metrics["invalid/per_game"] = totals["invalid"] / len(episodes)
         metrics["invalid/per_turn"] = totals["invalid"] / turns
     return metrics
-
-
-def _learns(episode: Episode, seat: int) -> bool:
-    return not episode.learns or episode.learns[seat]
 
 
 def _mean(numbers: Iterable[float]) -> float:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omar_jax.envs.base import Environment, Player
+from omar_jax.envs.base import Environment, Player, sides
 from omar_jax.rollout import Game, environment_seed
 from omar_jax.types import Params
 
@@ -70,9 +70,8 @@ class Opponents:
 
     def games(self, numbers: Sequence[int], iteration: int) -> list[Game]:
         """An iteration's games; the learner is policy 0, the one `drawn` policy 1."""
-        sides = list(dict.fromkeys(map(self.env.team, self.env.role_names)))
-        rng = self._rng(iteration, 1)
-        past_sides = [sides[rng.integers(len(sides))] if rng.random() < self.past else None for _ in numbers]
+        known, rng = sides(self.env), self._rng(iteration, 1)
+        past_sides = [known[rng.integers(len(known))] if rng.random() < self.past else None for _ in numbers]
         return [self._game(number, past) for number, past in zip(numbers, past_sides, strict=True)]
 
     def _game(self, number: int, past: str | None) -> Game:

@@ -21,9 +21,9 @@ from omar_jax.console import Console
 from omar_jax.envs.base import Player
 from omar_jax.experiment import Experiment
 from omar_jax.person import Left, Person, shown
-from omar_jax.rollout import Game, Rollout
+from omar_jax.rollout import Game, Guest
 from omar_jax.settings import SettingError
-from omar_jax.types import Episode
+from omar_jax.types import Episode, Params
 
 CONFIG = define_config()
 POLICY = flags.DEFINE_string("policy", "cold_start", f"Who plays the other seats: {policies.KINDS}.")
@@ -47,14 +47,7 @@ def deal(run: Experiment, seed: int, role: str | None) -> tuple[int, int]:
         seed += 1
 
 
-def one_game(run: Experiment) -> Experiment:
-    """The same run, playing one game at once."""
-    old = run.rollout
-    sampler = dataclasses.replace(old.sampler, shapes=dataclasses.replace(old.sampler.shapes, games=(1,)))
-    return dataclasses.replace(run, rollout=Rollout(old.env, old.chat, sampler, old.role_card))
-
-
-def play(run: Experiment, mind, seed: int, person: Person | None, seat: int) -> Episode:
+def play(run: Experiment, mind: Params | Guest | Player, seed: int, person: Person | None, seat: int) -> Episode:
     """A game of a policy, with a person at one seat if there is one."""
     other = mind if isinstance(mind, Player) else 0
     game = Game(0, seed, lambda roles: [person if person and at == seat else other for at in range(len(roles))])
@@ -66,7 +59,8 @@ def play(run: Experiment, mind, seed: int, person: Person | None, seat: int) -> 
 
 def reveal(episode: Episode, console: Console) -> None:
     """Shows who was who, and how it ended."""
-    for name, role, reward in zip(episode.names, episode.roles, episode.rewards or [None] * 99, strict=False):
+    rewards = episode.rewards or [None] * len(episode.roles)
+    for name, role, reward in zip(episode.names, episode.roles, rewards, strict=True):
         ended = "the game was cut short" if reward is None else f"reward {reward:+g}"
         console.line(f"  {name}: {role}, {ended}")
 
@@ -90,7 +84,8 @@ def main(argv: list[str]) -> None:
     try:
         seed = secrets.randbelow(2**31) if SEED.value is None else SEED.value
         config = policies.config_for([POLICY.value], CONFIG.value, is_given(sys.argv), changes())
-        run = one_game(experiment.build(config, console.line, jax.devices()[:1]))
+        run = experiment.build(config, console.line, jax.devices()[:1])
+        run = dataclasses.replace(run, rollout=run.rollout.in_batches((1,)))
         seed, seat = deal(run, seed, ROLE.value)
         policy = policies.find("--policy", POLICY.value, run, policies.Waiting(), console.line)
         person, name = None, run.env.names(run.env.reset(seed))[seat]

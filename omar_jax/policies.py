@@ -4,7 +4,6 @@ The life of a name: `find` tells what kind it is; a run's policy is read with th
 play where the game's rules are those it learned under.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from omar_jax.endpoint import Endpoint, EndpointPlayer
 from omar_jax.experiment import Experiment
 from omar_jax.matches import Contestant
 from omar_jax.model import lora
-from omar_jax.rollout import Guest, Rollout
+from omar_jax.rollout import Guest
 from omar_jax.settings import SettingError
 from omar_jax.types import Params
 
@@ -89,7 +88,7 @@ def find(flag: str, name: str, run: Experiment, waiting: Waiting, report: Callab
     Raises:
       SettingError, ModelError, CheckpointError, EndpointError: there is no such policy, or it cannot play this game.
     """
-    if name in ("scripted", "random"):
+    if name in catalogue.PLAYERS[run.config.environment.name]:
         return Contestant(name, catalogue.player(run.config, name))
     if name.startswith("openai:"):
         if not (given := ENDPOINT.fullmatch(name)):
@@ -131,10 +130,7 @@ def _learned(name: str, of: Experiment, run: Experiment, trained: Params, frozen
     origin, params = digest(lora.combine(trained, frozen)), of.policy(trained, frozen)
     if of is run:
         return Contestant(name, params, origin)
-    theirs = of.rollout
-    shapes = dataclasses.replace(theirs.sampler.shapes, games=run.rollout.sampler.shapes.games)
-    sampler = dataclasses.replace(theirs.sampler, shapes=shapes)
-    return Contestant(name, Guest(Rollout(run.env, theirs.chat, sampler, theirs.role_card), params), origin)
+    return Contestant(name, Guest(of.rollout.in_batches(run.rollout.sampler.shapes.games), params), origin)
 
 
 def _check_same_game(flag: str, name: str, theirs: ConfigDict, ours: ConfigDict) -> None:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from plotly.offline import get_plotlyjs
 
 from omar_jax import catalogue, experiment, probes, report_curves, report_games, workdirs
-from omar_jax.envs.base import Environment
+from omar_jax.envs.base import Environment, sides
 from omar_jax.model.hf import ModelError
 from omar_jax.settings import SettingError
 from omar_jax.text.chat import Chat
@@ -50,7 +50,7 @@ def write(workdir: Path, out: Path, report: Callable[[str], None], most_games: i
         raise SettingError(f"--out={out} is a folder; give a file such as {out / 'report.html'}")
     config = workdirs.stored_config(workdir)
     env = catalogue.environment(config)
-    teams = list(dict.fromkeys(map(env.team, env.role_names)))
+    teams = list(sides(env))
     rows, broken_rows = report_curves.read_metrics(workdir)
     arena, round_robin = _json(workdir / "arena.json"), _json(workdir / "round_robin.json")
     played = read_games(workdir, config, env, report, most_games)

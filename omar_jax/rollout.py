@@ -189,6 +189,11 @@ class Rollout:
         self.env, self.chat, self.sampler, self.role_card = env, chat, sampler, role_card
         self._tables: dict[tuple[str, ...], LegalTable] = {}
 
+    def in_batches(self, games: tuple[int, ...]) -> "Rollout":
+        """The same in batches of these sizes, the largest first."""
+        shapes = dataclasses.replace(self.sampler.shapes, games=games)
+        return Rollout(self.env, self.chat, dataclasses.replace(self.sampler, shapes=shapes), self.role_card)
+
     def play(
         self,
         games: Sequence[Game],

@@ -76,6 +76,10 @@ class Episode:
     learns: tuple[bool, ...] = ()
     names: tuple[str, ...] = ()
 
+    def is_learner(self, seat: int) -> bool:
+        """Whether what a seat says trains."""
+        return not self.learns or self.learns[seat]
+
 
 class GameBatch(NamedTuple):
     """N games as arrays: one shared stream and one packed row of seat streams a game (see `layout`).

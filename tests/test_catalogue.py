@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from configs import sotopia, werewolf
-from omar_jax import catalogue, contest, experiment, matches
+from omar_jax import catalogue, contest, experiment
 from omar_jax.console import Console
+from omar_jax.envs.base import sides
 from omar_jax.matches import Contestant, Games
 from omar_jax.model import hf
 from omar_jax.settings import SettingError
@@ -17,7 +18,7 @@ def test_every_game_has_scripts_and_a_model(configs):
     config = configs.get_config()
     env = catalogue.environment(config)
     assert env.num_seats == len(env.roles(env.reset(0))) == len(env.names(env.reset(0)))
-    assert config.opponents.side in matches.sides(env)
+    assert config.opponents.side in sides(env)
     assert catalogue.player(config, config.cold_start.player) is not None
     assert catalogue.player(config, "") is None
     folder = experiment.model_folder(config, print)

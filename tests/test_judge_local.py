@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import streams
 
-from omar_jax import experiment, judge_cases, judge_text
+from omar_jax import catalogue, judge_cases, judge_text
 from omar_jax.judge_local import LocalJudge, Question, Told, cut, normalized
 from omar_jax.judge_rubrics import Dimension
 from omar_jax.metrics import CompilationCounter
@@ -30,7 +30,7 @@ PAIR = (Dimension("secret", -10, 0, "Does {name} tell?"), Dimension("goal", 0, 1
 
 
 def chat(template=None):
-    tokenizer = load_tokenizer(experiment.EMBEDDED)
+    tokenizer = load_tokenizer(catalogue.EMBEDDED["werewolf"])
     tokenizer.chat_template = template
     return Chat(tokenizer)
 

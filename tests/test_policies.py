@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import werewolf
-from omar_jax import experiment, policies, workdirs
+from omar_jax import catalogue, experiment, policies, workdirs
 from omar_jax.checkpoint import CheckpointError
 from omar_jax.endpoint import EndpointPlayer
 from omar_jax.envs.werewolf_bots import RandomPlayer, ScriptedPlayer
@@ -22,7 +22,7 @@ from omar_jax.settings import SettingError
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder as `omar_jax.export` leaves it."""
-    return shutil.copytree(experiment.EMBEDDED, tmp_path_factory.mktemp("models") / "exported")
+    return shutil.copytree(catalogue.EMBEDDED["werewolf"], tmp_path_factory.mktemp("models") / "exported")
 
 
 @pytest.fixture

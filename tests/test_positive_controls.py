@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import streams
 
-from omar_jax import advantages, experiment, layout, sft, train_state, update
+from omar_jax import advantages, catalogue, layout, sft, train_state, update
 from omar_jax.advantages import AdvantageSettings
 from omar_jax.envs.base import Ask, Player, Step
 from omar_jax.model.config import DecoderConfig
@@ -129,7 +129,7 @@ def given_game(number):
 
 
 NUM_GAMES = 64
-CHAT = Chat(load_tokenizer(experiment.EMBEDDED))
+CHAT = Chat(load_tokenizer(catalogue.EMBEDDED["werewolf"]))
 CONFIG = DecoderConfig(
     vocabulary=len(CHAT.tokenizer),
     width=32,

@@ -10,7 +10,7 @@ import optax
 import pytest
 import streams
 
-from omar_jax import experiment, layout, train_state, update
+from omar_jax import catalogue, layout, train_state, update
 from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.layout import Sizes
@@ -200,7 +200,7 @@ def test_reference_log_probs_find_their_games():
 
 @pytest.mark.slow  # the positive controls assert it too
 def test_the_first_minibatch_finds_the_samplers_log_probs():
-    chat = Chat(load_tokenizer(experiment.EMBEDDED))
+    chat = Chat(load_tokenizer(catalogue.EMBEDDED["werewolf"]))
     env = Werewolf(RULE_SETS["five"])
     model = Decoder(
         DecoderConfig(len(chat.tokenizer), width=16, layers=1, heads=4, kv_heads=2, head_dim=4, mlp_width=24)

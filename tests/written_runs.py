@@ -11,7 +11,7 @@ from omar_jax import catalogue, experiment, metrics
 SPEECHES = ("I am the seer. Bob is a werewolf.", "I trust Emma.", "Who is the seer?", "I have nothing to say yet.")
 CONFIG = get_config("smoke")
 ENV = catalogue.environment(CONFIG)
-CHAT = experiment.read_chat(experiment.EMBEDDED, CONFIG)
+CHAT = experiment.read_chat(catalogue.EMBEDDED["werewolf"], CONFIG)
 
 
 def played(number: int, says=None, kept=lambda step, seat: True) -> dict:

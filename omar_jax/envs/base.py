@@ -95,6 +95,11 @@ class Environment(Protocol):
         ...
 
 
+def sides(env: Environment) -> tuple[str, ...]:
+    """The sides of a game: all teams, in the order of the roles."""
+    return tuple(dict.fromkeys(env.team(role) for role in env.role_names))
+
+
 class Player:
     """Somebody who answers asks: a script, a person, a model behind an endpoint.
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from omar_jax import experiment
+from omar_jax import catalogue
 from omar_jax.model import families, hf
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
@@ -141,15 +141,19 @@ def test_tensors_lie_as_hugging_face_has_them(folder):
 
 
 def test_the_embedded_model_is_its_file():
-    config = hf.read_config(experiment.EMBEDDED)
-    stored, params = load_file(experiment.EMBEDDED / hf.WEIGHTS), hf.load(experiment.EMBEDDED, config)["params"]
+    folder = catalogue.EMBEDDED["werewolf"]
+    config = hf.read_config(folder)
+    stored, params = (
+        load_file(folder / hf.WEIGHTS),
+        hf.load(folder, config)["params"],
+    )
     np.testing.assert_array_equal(params["embedding"], stored["model.embed_tokens.weight"])
     np.testing.assert_array_equal(
         params["block_2"]["out"]["kernel"], stored["model.layers.2.self_attn.o_proj.weight"].T
     )
-    critic = load_file(experiment.EMBEDDED / hf.VALUE_HEAD)
+    critic = load_file(folder / hf.VALUE_HEAD)
     np.testing.assert_array_equal(params["value_head"]["kernel"], critic["kernel"])
-    assert families.qwen3_config_json(config) == hf.read_config_json(experiment.EMBEDDED)
+    assert families.qwen3_config_json(config) == hf.read_config_json(folder)
 
 
 def test_without_a_stored_critic_its_head_is_zeros(folder):
