@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
     done = command(
         "main", "--config=configs/werewolf.py:smoke", f"--workdir={workdir}", "--config.lora.rank=4",
         "--config.ppo.iterations=2", "--config.ppo.learning_rate=0.01", "--config.arena.games=0",
-        "--config.play.games=8",
+        "--config.play.games=8", "--config.play.batch_eighths=(8,)", "--config.log.report=False",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return workdir

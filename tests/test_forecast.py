@@ -74,6 +74,7 @@ def played_calls(run, params):
     return rollout.play(games, [params], sampler.key(0))[0], calls, steps
 
 
+@pytest.mark.slow
 def test_the_flops_are_those_of_a_real_iteration(planned):
     run, topology, rehearsed, found = planned
     trained, frozen = run.weights()

@@ -1,36 +1,45 @@
 """The whole run, as users start it: killed or stopped, and continued, it ends bit for bit like one left alone."""
 
+import itertools
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import processes
 import pytest
 
 from omar_jax import experiment, workdirs
 from omar_jax.checkpoint import Checkpoints
 
-ITERATIONS = 7
+ITERATIONS = 12
 # What depends on the machine's speed or on how often the process was started.
 VOLATILE = ("time/", "compilations")
+SETTINGS = (
+    *(f"--config.ppo.iterations={ITERATIONS}", "--config.log.report=False"),
+    # With a pool of past policies, which has to be continued too.
+    *("--config.opponents.past=0.5", "--config.opponents.every=2", "--config.opponents.pool=2"),
+)
 
 
-def start(workdir: Path, cache: Path) -> subprocess.Popen:
-    command = [
-        sys.executable, "-m", "omar_jax.main", "--config=configs/werewolf.py:smoke", f"--workdir={workdir}",
-        f"--config.ppo.iterations={ITERATIONS}", "--config.arena.games=0", "--config.play.games=8",
-        "--config.log.report=False", "--config.play.batch_eighths=(8,)",  # few programs to compile
-        # With a pool of past policies, which has to be continued too.
-        "--config.opponents.past=0.5", "--config.opponents.every=2", "--config.opponents.pool=2",
-    ]  # fmt: skip
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts a run in a folder; all share a model and what was compiled."""
+    place = tmp_path_factory.mktemp("runs")
+    model = f"--config.model.source={processes.small_model(place / 'model')}"
+    count = itertools.count()
+    return lambda workdir: processes.start(workdir, place / f"said{next(count)}", place / "cache", model, *SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    with start(workdir) as job:
+        job.succeed()
+    return workdir
 
 
 def metrics_of(workdir: Path) -> list[dict]:
@@ -58,36 +67,21 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert (a / "episodes" / name).read_bytes() == (b / "episodes" / name).read_bytes()
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    process = start(workdir, cache)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return workdir
-
-
-def test_killed_and_stopped_and_continued_is_bitwise_the_same(undisturbed, cache, tmp_path):
+def test_killed_and_stopped_and_continued_is_bitwise_the_same(undisturbed, start, tmp_path):
     moments = random.Random(0)
     for end in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        with start(tmp_path, cache) as process:
-            for line in process.stdout:
-                if line.startswith("iteration"):
-                    break
-            time.sleep(moments.uniform(0, 1))  # somewhere in one of the next iterations
-            process.send_signal(end)
-            said = process.stdout.read()
-        if end == signal.SIGTERM:  # it saves what it has
-            assert process.returncode == 0 and "the same command continues" in said
-        else:
-            assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
-    output, _ = (process := start(tmp_path, cache)).communicate(timeout=300)
-    assert process.returncode == 0, output
+        with start(tmp_path) as job:
+            job.wait_for("iteration")
+            time.sleep(moments.uniform(0, 0.5))  # somewhere in one of the next iterations
+            job.processes[0].send_signal(end)
+            if end == signal.SIGTERM:  # it saves what it has
+                job.succeed()
+                assert "the same command continues" in job.said(0)
+            else:
+                assert job.statuses() == [-signal.SIGKILL], "the run was over before it was killed"
+    assert len(metrics_of(tmp_path)) < ITERATIONS
+    with start(tmp_path) as job:
+        job.succeed()
     assert_same_run(undisturbed, tmp_path)
 
 

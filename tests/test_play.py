@@ -14,11 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("Alice", "Bob", "Carol", "David", "Emma")
-# Whoever starts the tests in the background has them ignore Ctrl-C, and what they start, too.
-HEARING_CTRL_C = (
-    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "runpy.run_module('omar_jax.play', run_name='__main__', alter_sys=True)"
-)
 
 
 class Terminal:
@@ -28,7 +23,7 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.said = ""
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "TERM": "dumb", "COLUMNS": "200"}
-        command = [sys.executable, "-c", HEARING_CTRL_C, *arguments]
+        command = [sys.executable, "-m", "omar_jax.play", *arguments]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
         )
