@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from omar_jax.envs.base import Environment, Player
 from omar_jax.envs.sotopia import Ending, Settings, Sotopia
 from omar_jax.envs.sotopia_bots import ScriptedNegotiator
+from omar_jax.envs.sotopia_sources import chosen
 from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import RandomPlayer, ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
@@ -47,7 +48,13 @@ def environment(config: ConfigDict) -> Environment:
 
     try:
         pack = sotopia_data.load(of.pack, lambda line: None)
-        return Sotopia(pack.only(lambda scenario: of.scenarios in ("all", scenario.source)), settings)
+        wanted = pack.only(lambda scenario: chosen(scenario, of.scenarios))
+        if not wanted.scenarios:
+            sources = sorted({scenario.source for scenario in pack.scenarios.values()})
+            raise ValueError(
+                f"it has none of config.environment.scenarios={of.scenarios!r}, which must be all, {', '.join(sources)}"
+            )
+        return Sotopia(wanted, settings)
     except ValueError as error:
         raise SettingError(f"config.environment.pack={of.pack!r}: {error}") from error
 

@@ -33,6 +33,16 @@ def test_scenarios_that_cannot_be_read_are_one_line():
         catalogue.environment(config)
 
 
+@pytest.mark.parametrize("scenarios", ["hard", "nothing"])
+def test_scenarios_that_the_pack_lacks_are_one_line(scenarios):
+    config = sotopia.get_config()
+    config.environment.scenarios = scenarios
+    with pytest.raises(
+        SettingError, match=rf"none of config.environment.scenarios='{scenarios}', which must be all, bar"
+    ):
+        catalogue.environment(config)
+
+
 def test_where_seats_can_do_well_together_points_are_compared():
     """Scripted against scripted, who play the same games: no difference, and the points are the games' own."""
     config = sotopia.get_config("smoke")

@@ -19,6 +19,14 @@ from omar_jax.envs.sotopia_records import LEVELS, Character, Combo, Pack, Relati
 
 OWN_PACK = Path(__file__).parents[1] / "assets" / "sotopia"
 EPISODES = "sotopia_episodes_v1.jsonl"
+# The published scenarios that models fail at most (SOTOPIA-hard).
+HARD = (
+    *("01H7VFHN5WVC5HKKVBHZBA553R", "01H7VFHN7A1ZX5KSMT2YN9RXC4", "01H7VFHN7WJK7VWVRZZTQ6DX9T"),
+    *("01H7VFHN9W0WAFZCBT09PKJJNK", "01H7VFHNF4G18PC9JHGRC8A1R6", "01H7VFHNN7XTR99319DS8KZCQM"),
+    *("01H7VFHNNYH3W0VRWVY178K2TK", "01H7VFHNV13MHN97GAH73E3KM8", "01H7VFHP8AN5643B0NR0NP00VE"),
+    *("01H7VFHPDZVVCDZR3AARA547CY", "01H7VFHPQQQY6H4DNC6NBQ8XTG", "01H7VFHPS5WJW2694R1MNC8JFY"),
+    *("01H7VFHPSWGDGEYRP63H2DJKV0", "01H7VFHQ11NAMZS4A2RDGDB01V"),
+)
 
 _BIOGRAPHY = re.compile(
     r"is an? (?P<age>\d+)-year-old (?:(?P<gender>male|female|nonbinary) )?(?P<occupation>.*?)\. "
@@ -35,6 +43,11 @@ _KINDS = {  # by the classes of the database
 }
 
 Placed = dict[str, list[tuple[str, Any]]]  # by kind: (where, record)
+
+
+def chosen(scenario: Scenario, name: str) -> bool:
+    """Whether a scenario is among "all", "hard" (those of HARD), or those of the source of this name."""
+    return name == "all" or (scenario.id in HARD if name == "hard" else scenario.source == name)
 
 
 def load(path: Path | str = OWN_PACK) -> Pack:

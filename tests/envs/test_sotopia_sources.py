@@ -13,7 +13,7 @@ from omar_jax.envs import sotopia_sources, sotopia_tags
 from omar_jax.envs import sotopia_text as text
 from omar_jax.envs.sotopia import PUBLISHED_ENDING, Settings, Sotopia, State
 from omar_jax.envs.sotopia_records import LEVELS
-from omar_jax.envs.sotopia_sources import load
+from omar_jax.envs.sotopia_sources import chosen, load
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "sotopia"
 OWN = load()
@@ -180,6 +180,8 @@ def test_published_records_are_read():
     assert sizes == [90, 40, 120, 450]
     hard = pack.split(records.read(PUBLISHED / "hard" / "benchmark_agents_70.json", "combos"))
     assert len(hard.combos) == 70 and len({combo.scenario_id for combo in hard.combos}) == 14
+    chosen_hard = pack.only(lambda scenario: chosen(scenario, "hard"))
+    assert {combo.id for combo in chosen_hard.combos} == {combo.id for combo in hard.combos}
     more = load(PUBLISHED / "pi_train" / "redis_json_data.json")
     sizes = [len(part) for part in (more.scenarios, more.characters, more.relationships, more.combos)]
     assert sizes == [303, 40, 120, 2760]
