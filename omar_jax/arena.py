@@ -17,10 +17,12 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from omar_jax import contest, experiment, metrics, policies, runtime
+from omar_jax import contest, experiment, measures, metrics, policies, runtime
 from omar_jax.checkpoint import Checkpoints
 from omar_jax.command_line import changes, define_config, is_given, parse_flags
 from omar_jax.console import Console
+from omar_jax.judge import Jury
+from omar_jax.model import lora
 from omar_jax.settings import SettingError
 
 CONFIG = define_config()
@@ -31,6 +33,9 @@ B = flags.DEFINE_string(
 ROUND_ROBIN = flags.DEFINE_string("round_robin", None, "Instead of --a and --b a run, whose checkpoints all play.")
 CHECKPOINTS = flags.DEFINE_integer("checkpoints", 8, "Most checkpoints of --round_robin.", lower_bound=2)
 GAMES = flags.DEFINE_integer("games", 1000, "Deals; every line-up plays all of them.", lower_bound=2)
+MEASURES = flags.DEFINE_bool(
+    "measures", False, "The judge of config.judge, local or openai, also says how they talk: see omar_jax/measures.py."
+)
 SEED = flags.DEFINE_integer("seed", 1_000_000, "Of deals and words.", lower_bound=0)
 OUT = flags.DEFINE_string(
     "out", None, "Folder for the games and arena.json. Default: runs/arena/A-B, or the run's folder."
@@ -66,8 +71,22 @@ def one_against_another(console: Console, stop: runtime.Stop) -> None:
     )
     if a.name == b.name:
         b = b._replace(name=f"{b.name} again")
+    jury = jury_of(run, workdir or policies.workdir_of(named[1]), out, stop) if MEASURES.value else None
     contest.hold(run.rollout, a, b, config, out, out / "arena.json", console, stop)
+    if jury:
+        measures.hold(jury, a, b, config, out, console, stop)
     console.line(f"Everything else is in {out}")
+
+
+def jury_of(run: experiment.Experiment, workdir: Path | None, out: Path, stop: runtime.Stop) -> Jury:
+    """Who judges --measures: an endpoint, or the policy that a run among --a and --b started from."""
+    backend = run.config.judge.backend
+    if backend not in ("local", "openai"):
+        raise SettingError("--measures needs a judge that can read: give --config.judge.backend=local or openai")
+    if backend == "local" and run.config.cold_start.train and workdir is None:
+        raise SettingError("--measures with config.judge.backend='local' needs a run, whose cold start judges")
+    weights = run.cold_start_weights(workdir / "cold_start") if backend == "local" and workdir else run.weights()
+    return run.jury(lora.combine(*weights), out / "judge", stop.check)
 
 
 def round_robin(console: Console, stop: runtime.Stop) -> None:

@@ -264,24 +264,31 @@ class PairedDifference(NamedTuple):
     high: float
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray) -> PairedDifference:
+def paired_difference(a: np.ndarray, b: np.ndarray, clusters: Sequence[Any] | None = None) -> PairedDifference:
     """Compares two line-ups that played the same seeds.
 
     The interval is the normal approximation on the differences by seed, d = a - b:
     mean(d) ± 1.96 std(d) / sqrt(n), std with n - 1. Luck of the seed that both share cancels. It is too
-    narrow for few seeds (below about 30) and a point where all differences are equal.
+    narrow for few seeds (below about 30) and a point where all differences are equal. With clusters, whose members
+    are alike, the same holds for their sums of d - mean(d), and few clusters are as bad as few seeds.
 
     Args:
       a: [n] what line-up A got on each seed, such as 1 for a win and 0 for none.
       b: [n] the same of line-up B.
+      clusters: [n] what seeds have in common, such as a scenario; None: each stands alone.
 
     Raises:
-      ValueError: the lengths differ, or there are fewer than 2 seeds.
+      ValueError: the lengths differ, or there are fewer than 2 seeds or clusters.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
         raise ValueError(f"paired_difference needs two arrays [n] of n >= 2 seeds, got {a.shape} and {b.shape}")
     by_seed = a - b
-    difference, margin = by_seed.mean(), 1.96 * by_seed.std(ddof=1) / math.sqrt(len(by_seed))
+    difference, n = by_seed.mean(), len(by_seed)
+    _, of_seed = np.unique(range(n) if clusters is None else [str(of) for of in clusters], return_inverse=True)
+    sums = np.bincount(of_seed, by_seed - difference, minlength=2)
+    if of_seed.max() == 0:
+        raise ValueError("paired_difference needs at least 2 clusters")
+    margin = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / n
     means = (a.mean(), b.mean(), difference, difference - margin, difference + margin)
     return PairedDifference(*(float(x) for x in means))
