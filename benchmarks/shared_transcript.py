@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from omar_jax import experiment, layout, losses, runtime, sft, update
+from omar_jax import experiment, layout, losses, runtime, update
 from omar_jax.model import cache as kv
 from omar_jax.model.attention import causal
 from omar_jax.sampler import Sampler, Shapes, nobody_asked
@@ -68,7 +68,7 @@ def compare_updates(run: experiment.Experiment) -> None:
     num_games = run.plan.microbatch_games
     model, learner = run.model, run.learner
     params = experiment.initial_params(model, 0)
-    everything = sft.given_games(run.rollout, run.given_game(), range(400))
+    everything = run.given_games(print)(range(400))
     for room in run.plan.buckets:
         smaller = [r for r in run.plan.buckets if r != room and all(a <= b for a, b in zip(r, room, strict=True))]
         episodes = [

@@ -114,7 +114,7 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
     config.cold_start = ConfigDict()
     config.cold_start.train = False  # True: fine-tune model.source's weights on scripted games first
     config.cold_start.player = "scripted"  # or "random": who plays those games
-    config.cold_start.published = ""  # a file of published games (rule set `sotopia`) to learn from instead
+    config.cold_start.dialogues = ""  # a file of games or chats, a line each, to learn from instead
     config.cold_start.games = 24576
     config.cold_start.games_at_once = 1024
     config.cold_start.minibatch_games = 32

@@ -17,13 +17,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from omar_jax import catalogue, early_stopping, judge, layout, meshes, metrics, settings, sft, sharding
+from omar_jax import catalogue, early_stopping, given_games, judge, layout, meshes, metrics, settings, sft, sharding
 from omar_jax.advantages import Advantages, AdvantageSettings
 from omar_jax.checkpoint import CheckpointError, Checkpoints
 from omar_jax.console import Console
 from omar_jax.endpoint import EndpointError
-from omar_jax.envs import werewolf_published
-from omar_jax.envs.base import Environment, Player
+from omar_jax.envs.base import Environment
 from omar_jax.judge import JudgeSettings
 from omar_jax.model import hf, lora, source
 from omar_jax.model.attention import causal
@@ -195,7 +194,8 @@ class Experiment:
             seconds = time.perf_counter() - begun
             console.line(f"cold start {games:6d} of {total} games  {values}  {seconds:.0f} s")
 
-        return sft.train(self.rollout, learner, state, self.given_game(), plan, total, seed, report, frozen).params
+        given, roles = self.given_games(console.line), self.env.role_names
+        return sft.train(given, learner, state, roles, plan, total, seed, report, frozen).params
 
     def dtype(self, setting: str) -> jnp.dtype:
         """What a setting of `config.precision` means."""
@@ -212,23 +212,27 @@ class Experiment:
             found.append(metrics.episode_record(episode, of_tokens, decode, whole))
         return found
 
-    def given_game(self) -> Callable[[int], Game]:
-        """The numbered games of the cold start: published ones, again and again, or scripted ones.
+    def given_games(self, report: Callable[[str], None]) -> Callable[[range], list[Episode]]:
+        """The numbered games of the cold start: those of a file, again and again, or scripted ones.
 
         Raises:
-          SettingError: `cold_start.published` names no such games.
+          SettingError: `cold_start.dialogues` names no such file.
         """
-        published = self.config.cold_start.published
-        if not published:
-            player, seed = catalogue.player(self.config, self.config.cold_start.player), self.config.seed
-            return lambda number: _played_by(player, number, environment_seed(seed, number))
+        dialogues, seed = self.config.cold_start.dialogues, self.config.seed
+        if not dialogues:
+            player = catalogue.player(self.config, self.config.cold_start.player)
+
+            def scripted(numbers):
+                games = [Game(n, environment_seed(seed, n), lambda roles: [player] * len(roles)) for n in numbers]
+                return self.rollout.play(games, policies=[], key=jax.random.key(0))[0]
+
+            return scripted
         try:
-            games = werewolf_published.load(Path(published), self.env)
+            episodes = given_games.load(Path(dialogues), self.rollout)
         except ValueError as error:
-            raise settings.SettingError(f"config.cold_start.published: {error}") from error
-        if not games:
-            raise settings.SettingError(f"config.cold_start.published={published!r} holds no game that can be replayed")
-        return lambda number: _played_by(games[number % len(games)], number, games[number % len(games)].seed)
+            raise settings.SettingError(f"config.cold_start.dialogues: {error}") from error
+        report(f"{dialogues}: {len(episodes)} games or chats to learn from")
+        return lambda numbers: [episodes[number % len(episodes)] for number in numbers]
 
     def cold_start(self) -> tuple[Learner, MinibatchPlan]:
         """What fine-tunes on scripted games."""
@@ -244,10 +248,6 @@ class Experiment:
         loss = functools.partial(sft.sft_loss, c.value_coefficient)
         plan = dataclasses.replace(self.plan, games_at_once=c.games_at_once, minibatch_games=c.minibatch_games)
         return Learner(self.model, loss, make_optimizer(optimizer)), plan
-
-
-def _played_by(player: Player, number: int, seed: int) -> Game:
-    return Game(number, seed, lambda roles: [player] * len(roles))
 
 
 def sampler_shapes(config: ConfigDict, env: Environment, chat: Chat, games: int, mesh: Mesh | None) -> Shapes:

@@ -1,18 +1,17 @@
 """Cold start: supervised fine-tuning on given games, so that the policy speaks the game's language.
 
-The life of a cold start: scripts or people of record play games (`given_games`), the games are laid out exactly as
+The life of a cold start: games that scripts play or that a file holds (`given_games`) are laid out exactly as
 self-play's are, and the policy learns to say what was said: cross-entropy on action tokens alone, over the whole
 vocabulary, for it shall be fluent without legal decoding. The critic learns beside it how the games ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from omar_jax.advantages import AdvantageSettings, compute
-from omar_jax.rollout import Game, Rollout
 from omar_jax.settings import SettingError
 from omar_jax.train_state import TrainState
 from omar_jax.types import Episode, GameBatch, Params
@@ -37,29 +36,24 @@ def sft_loss(
     }
 
 
-def given_games(rollout: Rollout, game: Callable[[int], Game], numbers: range) -> list[Episode]:
-    """The games with these numbers, which `game` gives players to; no policy plays."""
-    return rollout.play([game(number) for number in numbers], policies=[], key=jax.random.key(0))[0]
-
-
 def train(
-    rollout: Rollout,
+    given: Callable[[range], list[Episode]],
     learner: Learner,
     state: TrainState,
-    game: Callable[[int], Game],
+    role_names: Sequence[str],
     plan: MinibatchPlan,
     num_games: int,
     seed: int,
     report: Callable[[int, dict[str, float]], None],
     frozen: Params | None = None,
 ) -> TrainState:
-    """Fine-tunes on games 0 to `num_games` as `game` gives them; deterministic by seed.
+    """Fine-tunes on given games 0 to `num_games`; deterministic by seed.
 
     Args:
-      rollout: of the environment, for the games.
+      given: the games with these numbers.
       learner: with `sft_loss`.
       state: to start from.
-      game: a numbered game with its players.
+      role_names: of the environment.
       plan: sizes of minibatches; its `games_at_once` are made and laid out together.
       num_games: how many games.
       seed: of the order of minibatches.
@@ -68,15 +62,15 @@ def train(
     """
     for first in range(0, num_games, plan.games_at_once):
         numbers = range(first, min(first + plan.games_at_once, num_games))
-        episodes = plan.fitting(given_games(rollout, game, numbers))
+        episodes = plan.fitting(given(numbers))
         if not episodes:
             raise SettingError(
                 f"none of {len(numbers)} given games fits config.play.transcript_tokens and config.layout.buckets: "
                 "larger ones, or a smaller config.environment.speech_tokens"
             )
-        batch = plan.pack(episodes, rollout.env.role_names)
+        batch = plan.pack(episodes, role_names)
         # Every action token's critic target is how the game ended for its seat.
-        returns = compute(batch, RETURNS, jnp.zeros(len(rollout.env.role_names)))
+        returns = compute(batch, RETURNS, jnp.zeros(len(role_names)))
         targets = Targets(*map(np.asarray, (returns.advantages, returns.targets, returns.mask, batch.action_log_probs)))
         order = np.random.default_rng((seed, first))
         state, metrics = learner.update(state, plan.minibatches(episodes, batch, targets, order), 1.0, frozen)

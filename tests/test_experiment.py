@@ -73,12 +73,12 @@ def test_a_run_that_has_begun_keeps_its_configuration_and_a_failed_start_does_no
     assert workdirs.stored_config(tmp_path).seed == 2
 
 
-def test_published_games_that_are_none_are_one_line(tmp_path):
-    (tmp_path / "games.jsonl").write_text("")
-    for published, said in [(tmp_path / "nowhere.jsonl", "no such file"), (tmp_path / "games.jsonl", "no game that")]:
-        config = smoke(environment__rules="sotopia", cold_start__published=str(published))
-        with pytest.raises(SettingError, match=rf"^config\.cold_start\.published.*{said}"):
-            experiment.build(config).given_game()
+def test_dialogues_that_are_none_are_one_line(tmp_path):
+    (tmp_path / "games.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello?"}]}\n')
+    for dialogues, said in [(tmp_path / "nowhere.jsonl", "no such file"), (tmp_path / "games.jsonl", "no game that")]:
+        config = smoke(cold_start__dialogues=str(dialogues))
+        with pytest.raises(SettingError, match=rf"^config\.cold_start\.dialogues.*{said}"):
+            experiment.build(config).given_games(print)
 
 
 def test_a_stored_run_is_read_on_any_devices(tmp_path):

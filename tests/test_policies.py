@@ -103,7 +103,7 @@ def test_a_run_with_an_at_in_its_name_is_itself(tmp_path):
 
 def test_a_run_stored_before_newer_settings_has_their_defaults(workdir):
     stored = json.loads((workdir / "config.json").read_text())
-    del stored["filter"], stored["play"]["generator"], stored["cold_start"]["published"]
+    del stored["filter"], stored["play"]["generator"], stored["cold_start"]["dialogues"]
     (workdir / "config.json").write_text(json.dumps(stored))
     assert find(f"{workdir}@cold_start").origin == find("cold_start").origin
 

@@ -159,7 +159,11 @@ def start(control):
     env = CONTROLS[control]
     if not env.legal:
         rollout = Rollout(env, CHAT, SAMPLER)
-        state = sft.train(rollout, COLD, state, given_game, PLAN, COLD_GAMES, 0, lambda games, metrics: None)
+
+        def given(numbers):
+            return rollout.play([given_game(number) for number in numbers], [], jax.random.key(0))[0]
+
+        state = sft.train(given, COLD, state, env.role_names, PLAN, COLD_GAMES, 0, lambda games, metrics: None)
     return jax.device_get(state.params)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.werewolf import get_config
-from omar_jax import experiment, layout, sft
+from omar_jax import experiment, layout
 from omar_jax.model import hf
 
 pytestmark = pytest.mark.slow  # a minute, and its first time another one for the conversion
@@ -30,7 +30,7 @@ def test_logits_of_a_real_text_and_of_a_game_are_transformers():
     design = (Path(__file__).parents[2] / "docs" / "design.md").read_text()
     text = np.array([run.chat.opening + run.chat.event(design)], np.int32)[:, :640]
     assert run.decoder_config.sliding_window < 640 <= text.size
-    (episode,) = sft.given_games(run.rollout, run.given_game(), range(1))
+    (episode,) = run.given_games(print)(range(1))
     batch = layout.pack([episode], run.env.role_names, layout.sizes(episode), run.plan.legal_width)
     views = family_cases.views(episode)
 
