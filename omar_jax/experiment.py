@@ -7,7 +7,7 @@ and minibatch plan that update; then the weights to start from, cold-started whe
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from omar_jax.console import Console
 from omar_jax.endpoint import EndpointError
 from omar_jax.envs.base import Environment
 from omar_jax.judge import JudgeSettings
+from omar_jax.judge_rubrics import Scores
 from omar_jax.model import hf, lora, source
 from omar_jax.model.attention import causal
 from omar_jax.model.config import DecoderConfig
@@ -201,15 +202,20 @@ class Experiment:
         """What a setting of `config.precision` means."""
         return self.model.dtype if setting == "auto" else jnp.dtype(setting)
 
-    def records(self, episodes: Sequence[Episode], batch: GameBatch, computed: Advantages) -> list[dict]:
-        """Games as JSON, the learner's turns and tokens with their advantages; row n of the batch is episode n."""
+    def records(
+        self, episodes: Sequence[Episode], batch: GameBatch, computed: Advantages, scores: Mapping[int, Scores]
+    ) -> list[dict]:
+        """Games as JSON, the learner's turns and tokens with their advantages; row n of the batch is episode n.
+
+        `scores` are a judge's, by the game's number, of games that have some.
+        """
         found, decode = [], self.chat.tokenizer.decode
         for n, episode in enumerate(episodes):
             said = ((seat, step) for step, turns in enumerate(episode.steps) for seat in turns.turns)
             by_seat = sorted(at for at in said if episode.is_learner(at[0]))  # the order of the batch's turns
             of_tokens = {at: computed.advantages[n][batch.action_turn[n] == row] for row, at in enumerate(by_seat)}
             whole = {at: computed.turn_advantages[n][row] for row, at in enumerate(by_seat)}
-            found.append(metrics.episode_record(episode, of_tokens, decode, whole))
+            found.append(metrics.episode_record(episode, of_tokens, decode, whole, scores.get(episode.game)))
         return found
 
     def given_games(self, report: Callable[[str], None]) -> Callable[[range], list[Episode]]:

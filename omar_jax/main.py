@@ -108,10 +108,11 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         ################################# Score ##################################
         clock = time.perf_counter()
         episodes = [filter_turns(episode, run.chat.ends, run.turn_filter) for episode in episodes]
-        judged = {}
+        judged, scores = {}, {}
         if jury:
             with saving_if_stopped(iteration):
-                episodes, judged, _ = jury.score(episodes)
+                episodes, judged, of_games = jury.score(episodes)
+            scores = {episode.game: of for episode, of in zip(episodes, of_games, strict=True) if of}
         fitting = plan.fitting(episodes)
         if not fitting:
             raise settings.SettingError(
@@ -163,7 +164,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
         if writer:
             writer.write(iteration, numbers)
         if writer and config.log.episodes_every and (iteration % config.log.episodes_every == 0 or last):
-            metrics.write_episodes(workdir, iteration, run.records(fitting, batch, computed))
+            metrics.write_episodes(workdir, iteration, run.records(fitting, batch, computed, scores))
         if (iteration + 1) % config.checkpoint.every == 0 or last:
             save(iteration + 1)
     checkpoints.close()

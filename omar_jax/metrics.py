@@ -105,6 +105,7 @@ def episode_record(
     advantages: Mapping[tuple[int, int], np.ndarray] | None = None,
     decode: Callable[[Sequence[int]], str] | None = None,
     turn_advantages: Mapping[tuple[int, int], float] | None = None,
+    scores: Sequence[Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """A game as JSON.
 
@@ -113,10 +114,11 @@ def episode_record(
       advantages: by (seat, step), [J] each: one an action token; turns that are not in it have null.
       decode: token ids to text; adds the turns' cues as text.
       turn_advantages: by (seat, step), the whole turn's; turns that are not in it have null.
+      scores: [P] a judge's, by dimension, if there was one.
 
     Returns:
-      game, seed, names, roles, rewards, events, transcript (visible_to, text) and turns, in the order they
-      were said: step, seat, name, role, cue (if `decode`), text, tokens, log_probs, values, advantages,
+      game, seed, names, roles, rewards, scores (if given), events, transcript (visible_to, text) and turns, in the
+      order they were said: step, seat, name, role, cue (if `decode`), text, tokens, log_probs, values, advantages,
       turn_advantage, kept. Floats have 4 digits after the point; non-finite ones are null.
     """
     turns = []
@@ -145,6 +147,7 @@ def episode_record(
         "names": list(episode.names),
         "roles": list(episode.roles),
         "rewards": _rounded(episode.rewards) if episode.rewards is not None else None,
+        **({"scores": [{name: round(of, 2) for name, of in seat.items()} for seat in scores]} if scores else {}),
         "events": {name: float(count) for name, count in episode.events.items()},
         "transcript": [{"visible_to": who, "text": text} for who, text in episode.transcript],
         "turns": turns,

@@ -95,7 +95,8 @@ def test_records_have_every_turn_with_its_own_advantage():
     batch = layout.pack([episode], streams.ROLES, layout.sizes(episode), streams.LEGAL_WIDTH)
     at = np.asarray(batch.action_turn, np.float32)
     rows = np.arange(batch.turn_seat.shape[1], dtype=np.float32)[None]
-    (record,) = run.records([episode], batch, Advantages(at / 10, at, batch.action_mask, rows))
+    (record,) = run.records([episode], batch, Advantages(at / 10, at, batch.action_mask, rows), {3: ({"goal": 1.234},)})
+    assert record["scores"] == [{"goal": 1.23}]
     others = [turn for turn in record["turns"] if turn["seat"] == 2]
     assert others and all(turn["advantages"] is turn["turn_advantage"] is None for turn in others)
     mine = (turn for turn in record["turns"] if turn["seat"] != 2)
