@@ -70,12 +70,14 @@ def _against_random_village(config: ConfigDict) -> None:
     config.opponents.side = "village"
     config.model.weights = "random"
     config.cold_start.train = True
-    config.cold_start.games = 2048
-    config.play.transcript_tokens = (416,)
-    config.layout.buckets = ((208, 240, 40, 20), (248, 280, 48, 24))
+    config.cold_start.games = 8192
+    config.play.transcript_tokens = (352,)
+    config.layout.buckets = ((200, 112, 16, 8), (240, 128, 24, 12))
     config.ppo.iterations = 40
+    config.ppo.microbatch_games = 32
     config.ppo.kl_coefficient = 0.0
-    config.ppo.learning_rate = 1e-3
+    config.ppo.learning_rate = 3e-3
+    config.ppo.clip_low = config.ppo.clip_high = 0.5
 
 
 def _pretrained(config: ConfigDict, source: str, rank: int) -> None:

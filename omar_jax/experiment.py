@@ -31,7 +31,7 @@ from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder, convert, counts_in_float32
 from omar_jax.model.hf import ModelError
 from omar_jax.opponents import Opponents
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Rollout
 from omar_jax.sampler import LegalTable, Sampler, Shapes
 from omar_jax.text.chat import Chat
 from omar_jax.train_state import OptimizerSettings, make_optimizer
@@ -224,13 +224,12 @@ class Experiment:
         Raises:
           SettingError: `cold_start.dialogues` names no such file.
         """
-        dialogues, seed = self.config.cold_start.dialogues, self.config.seed
+        dialogues = self.config.cold_start.dialogues
         if not dialogues:
-            player = catalogue.player(self.config, self.config.cold_start.player)
+            teacher = catalogue.player(self.config, self.config.cold_start.player)
 
             def scripted(numbers):
-                games = [Game(n, environment_seed(seed, n), lambda roles: [player] * len(roles)) for n in numbers]
-                return self.rollout.play(games, policies=[], key=jax.random.key(0))[0]
+                return self.rollout.play(self.opponents.lessons(numbers, teacher), [], jax.random.key(0))[0]
 
             return scripted
         try:

@@ -74,17 +74,22 @@ class Opponents:
         past_sides = [known[rng.integers(len(known))] if rng.random() < self.past else None for _ in numbers]
         return [self._game(number, past) for number, past in zip(numbers, past_sides, strict=True)]
 
-    def _game(self, number: int, past: str | None) -> Game:
-        def player(role):
-            if self.player is not None and self.env.team(role) == self.side:
-                return self.player
-            return PAST if self.env.team(role) == past else LEARNER
+    def lessons(self, numbers: Sequence[int], teacher: Player) -> list[Game]:
+        """Games to learn from before training: the teacher plays what the learner is going to play."""
+        return [self._game(number, None, teacher) for number in numbers]
+
+    def _game(self, number: int, past: str | None, learner: int | Player = LEARNER) -> Game:
+        def is_scripts(role):
+            return self.player is not None and self.env.team(role) == self.side
+
+        def is_learners(role):
+            return not is_scripts(role) and self.env.team(role) != past
 
         def players(roles):
-            return [player(role) for role in roles]
+            return [learner if is_learners(role) else self.player if is_scripts(role) else PAST for role in roles]
 
         def learns(roles):
-            return tuple(player(role) == LEARNER for role in roles)
+            return tuple(map(is_learners, roles))
 
         return Game(number, environment_seed(self.seed, number), players, learns)
 

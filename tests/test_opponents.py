@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from omar_jax.envs.werewolf import Werewolf
-from omar_jax.envs.werewolf_bots import RandomPlayer
+from omar_jax.envs.werewolf_bots import RandomPlayer, ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.opponents import LEARNER, PAST, Opponents
 from omar_jax.rollout import environment_seed
@@ -61,6 +61,16 @@ def test_a_script_always_plays_its_side():
     for game in opponents(player=script, side="village").games(range(20), iteration=0):
         for role, player, learns in zip(dealt(game), game.players(dealt(game)), game.learns(dealt(game)), strict=True):
             assert (player is script) == (role != "werewolf") == (not learns)
+
+
+def test_lessons_have_a_teacher_in_the_learners_place():
+    script, teacher = RandomPlayer(), ScriptedPlayer()
+    for lesson in opponents(player=script, side="village").lessons(range(20), teacher):
+        roles = dealt(lesson)
+        assert lesson.learns(roles) == tuple(role == "werewolf" for role in roles)
+        assert lesson.players(roles) == [teacher if role == "werewolf" else script for role in roles]
+    for lesson in opponents(past=1.0).lessons(range(3), teacher):
+        assert lesson.players(dealt(lesson)) == [teacher] * 7 and all(lesson.learns(dealt(lesson)))
 
 
 def test_the_pool_keeps_the_newest_and_copies_of_its_own():
