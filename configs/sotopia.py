@@ -3,14 +3,20 @@
     python -m omar_jax.main --config=configs/sotopia.py            the default: bargains with points that can be checked
     python -m omar_jax.main --config=configs/sotopia.py:smoke      a minute's check that everything runs
 
+Pretrained models talk about all scenarios and are paid by a judge: qwen2_5_7b (a chat model from the Hugging Face hub),
+gemma3_270m (a small base model from a pip package, to see on a CPU that it runs). With the published records and a
+judge that is worth something:
+
+    --config.environment.pack=hub --config.judge.backend=openai --config.judge.model=... --config.judge.url=...
+
 Any setting can be given on the command line, e.g. --config.ppo.learning_rate=1e-4.
 """
 
 from ml_collections import ConfigDict
 
-from configs.common import base
+from configs.common import base, pretrained, small_base_model
 
-PRESETS = ("", "smoke")
+PRESETS = ("", "smoke", "gemma3_270m", "qwen2_5_7b")
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -47,4 +53,39 @@ def get_config(preset: str = "") -> ConfigDict:
         config.checkpoint.every = 1
         config.arena.games = 32
         config.log.episodes_every = 1
+    if preset in ("gemma3_270m", "qwen2_5_7b"):
+        _judged(config)
+    if preset == "qwen2_5_7b":
+        pretrained(config, "Qwen/Qwen2.5-7B-Instruct", rank=32)
+        config.cold_start.train = False
+        config.play.transcript_tokens = (2816,)
+        config.layout.buckets = ((1664, 1664, 1280, 20), (2304, 2304, 1280, 20))
+    if preset == "gemma3_270m":
+        _on_a_cpu(config)
     return config
+
+
+def _judged(config: ConfigDict) -> None:
+    """All scenarios, told in full, for a model that judges its own conversations."""
+    config.model.weights = "stored"
+    config.environment.scenarios = "all"
+    config.environment.opening = "shared"
+    config.environment.max_turns = 20
+    config.environment.speech_tokens = 64
+    config.judge.backend = "local"
+
+
+def _on_a_cpu(config: ConfigDict) -> None:
+    """Two iterations of a base model on a CPU, after a cold start on stock phrases that teaches it the form alone."""
+    small_base_model(config)
+    config.environment.max_turns = 8
+    config.environment.speech_tokens = 24
+    config.play.games = 8
+    config.play.transcript_tokens = (1088,)
+    config.play.piece_tokens = 256
+    config.layout.buckets = ((640, 640, 192, 8),)
+    config.judge.transcript_tokens = (2048,)
+    config.cold_start.games = 64
+    config.cold_start.games_at_once = 32
+    config.ppo.iterations = 2
+    config.arena.games = 8

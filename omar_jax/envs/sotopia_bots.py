@@ -3,6 +3,7 @@
 The life of an answer: the player looks at what its seat may know (what is to be agreed on, its own values, what was
 said aloud), weighs the deal that another stated last, and takes it, or leaves, or states a deal, a wish or a
 complaint, by habit. It sees to its own points and hardly to those of others, so there are better deals to be found.
+Where a scenario has no points, it talks politely about nothing until it leaves: enough to learn the form from, no more.
 """
 
 import functools
@@ -23,6 +24,14 @@ WISHES = ("I want {wish}.", "I need {wish}.")
 PRICE_WISHES = ("I want a higher {price}.", "I want a lower {price}.")  # of whom it pays, and of whom it costs
 QUESTIONS = ("What do you want?", "What do you need?")
 COMPLAINTS = ("That is too little for me.", "No, that is not fair.", "I can not take that.")
+TALK = (  # where there is nothing to bargain for, by turn
+    ("Hello {other}.", "Hello {other}, good to see you.", "{other}, do you have a moment?"),
+    ("There is something I want to talk about.", "I have been thinking about this.", "We should talk about this."),
+    ("What matters most to you?", "How do you see it?", "What would you like to do?"),
+    ("I see. That matters to me too.", "I understand, but I see it another way.", "Thank you for telling me."),
+    ("Can we find something that is good for both of us?", "Let us try it your way.", "I would like to try it my way."),
+    ("That sounds fair.", "I can live with that.", "I have to think about it."),
+)
 _WISH = re.compile(r"I (?:want|need) (.+)\.")
 
 
@@ -52,7 +61,7 @@ class Habits:
 
 
 class ScriptedNegotiator(Player):
-    """Bargains by habit in any scenario with points."""
+    """Bargains by habit in any scenario with points, and talks politely in any other."""
 
     def __init__(self, habits: Habits = Habits()):
         self.habits = habits
@@ -60,11 +69,9 @@ class ScriptedNegotiator(Player):
     def act(
         self, env: Sotopia, state: State, seat: int, ask: Ask, heard: Sequence[str], rng: np.random.Generator
     ) -> str:
-        """See base.Player. Raises ValueError where there is nothing to bargain for."""
-        if state.bargain is None:
-            raise ValueError(f"scenario {state.scenario.codename} has no points; nobody can bargain there by script")
+        """See base.Player."""
         write = text.write_json if env.settings.actions == "json" else text.write_plain
-        return write(self._action(env, state, seat, rng))
+        return write(_talk(state, seat, rng) if state.bargain is None else self._action(env, state, seat, rng))
 
     def _action(self, env: Sotopia, state: State, seat: int, rng: np.random.Generator) -> text.Action:
         habits = self.habits
@@ -109,6 +116,15 @@ class ScriptedNegotiator(Player):
             who, wish = wished
             fitting = [deal for deal in fitting if _grants(state.bargain, deal, who, wish)] or fitting
         return _one_of(fitting, rng)
+
+
+def _talk(state: State, seat: int, rng: np.random.Generator) -> text.Action:
+    """The next stock phrase, and when they are over leaves."""
+    said = sum(seat in turn for turn in state.turns)
+    if said == len(TALK):
+        return text.Action(text.LEAVE)
+    other = short_names(state)[(seat + 1) % len(state.characters)]
+    return _says(_one_of(TALK[said], rng).format(other=other))
 
 
 def _says(words: str) -> text.Action:

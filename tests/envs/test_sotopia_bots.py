@@ -9,9 +9,8 @@ from sotopia_packs import ITEMS, TERMS, pack
 
 from omar_jax.envs import sotopia_bots as bots
 from omar_jax.envs import sotopia_deals, sotopia_sources
-from omar_jax.envs.base import Ask
 from omar_jax.envs.sotopia import Ending, Settings, Sotopia
-from omar_jax.envs.sotopia_bots import Habits, ScriptedNegotiator
+from omar_jax.envs.sotopia_bots import TALK, Habits, ScriptedNegotiator
 from omar_jax.envs.sotopia_points import draw
 
 BRIEF = Settings(opening="brief", ending=Ending(max_turns=8))
@@ -112,11 +111,15 @@ def test_answers_do_not_depend_on_what_the_seat_cannot_know():
         assert seen == unseen
 
 
-def test_there_is_nothing_to_bargain_for_without_points():
-    env = Sotopia(pack())
-    state = env.step(env.reset(0), {}).state
-    with pytest.raises(ValueError, match="scenario meeting has no points"):
-        ScriptedNegotiator().act(env, state, 0, Ask("", 8), (), np.random.default_rng(0))
+def test_without_points_everybody_talks_politely_and_leaves():
+    env, rng, said = Sotopia(pack()), np.random.default_rng(0), []
+    step = env.step(env.reset(0), {})
+    while step.rewards is None:
+        [(seat, ask)] = step.asks.items()
+        said.append(ScriptedNegotiator().act(env, step.state, seat, ask, (), rng))
+        step = env.step(step.state, {seat: said[-1]})
+    assert said[-1] == "(leaves)" and len(said) == 2 * len(TALK) + 1 and step.events["invalid"] == 0
+    assert said[0] in [words.format(other="Ben") for words in TALK[0]] and said[2] in TALK[1]
 
 
 @pytest.mark.parametrize(
