@@ -24,7 +24,7 @@ for line in sys.stdin:
         sys.argv = [sys.argv[1], *json.loads(line)]
         status = 0
         try:
-            app.run(command.main, flags_parser=command.parse_flags)
+            app.run(command.main, flags_parser=getattr(command, "parse_flags", app.parse_flags_with_usage))
         except SystemExit as error:
             status = 1 if error.code else 0
             if isinstance(error.code, str):

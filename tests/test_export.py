@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,31 +24,40 @@ ROOT = Path(__file__).parents[1]
 ROOM = 160  # tokens of a prompt
 
 
-def command(module, *arguments):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    call = [sys.executable, "-m", f"omar_jax.{module}", *arguments]
-    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """The command, in a process that has everything imported."""
+    with commands.of("omar_jax.export", tmp_path_factory.mktemp("cache")) as give:
+        yield give
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run that trained adapters for a few updates."""
     workdir = tmp_path_factory.mktemp("run")
-    done = command(
-        "main", "--config=configs/werewolf.py:smoke", f"--workdir={workdir}", "--config.lora.rank=4",
-        "--config.ppo.iterations=2", "--config.ppo.learning_rate=0.01", "--config.arena.games=0",
-        "--config.play.games=8", "--config.play.batch_eighths=(8,)", "--config.log.report=False",
-    )  # fmt: skip
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "omar_jax.main", "--config=configs/werewolf.py:smoke", f"--workdir={workdir}"),
+            *("--config.lora.rank=4", "--config.ppo.iterations=2", "--config.ppo.learning_rate=0.01"),
+            *("--config.play.games=8", "--config.play.batch_eighths=(8,)"),
+            *("--config.arena.games=0", "--config.log.report=False"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return workdir
 
 
 @pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
+def exported(export, trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "model"
-    done = command("export", f"--workdir={trained}", f"--out={out}", "--dtype=float32")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{out}: the policy after 2 iterations in float32\n"
+    done = export(f"--workdir={trained}", f"--out={out}", "--dtype=float32")
+    assert done.status == 0, done
+    assert done.out == f"{out}: the policy after 2 iterations in float32\n"
     return out
 
 
@@ -119,13 +129,13 @@ def test_transformers_says_the_same(exported, policy):
     assert max(lengths) > 8
 
 
-def test_mistakes_are_one_line(exported, trained, tmp_path):
+def test_mistakes_are_one_line(export, exported, trained, tmp_path):
     for arguments, said in [
         ((f"--workdir={tmp_path}", f"--out={tmp_path}/new"), f"--workdir={tmp_path} holds no config.json; give"),
         ((f"--workdir={trained}", f"--out={exported}"), f"--out={exported} exists already; give a new folder"),
         ((f"--workdir={trained}", f"--out={tmp_path}/new", "--iteration=7"), "there is no such checkpoint"),
     ]:
-        done = command("export", *arguments)
-        assert done.returncode == 1
-        assert done.stderr.startswith("omar_jax: ") and said in done.stderr and done.stderr.count("\n") == 1
+        done = export(*arguments)
+        assert done.status == 1
+        assert done.err.startswith("omar_jax: ") and said in done.err and done.err.count("\n") == 1
     assert not (tmp_path / "new").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from configs.werewolf import get_config
@@ -23,17 +24,24 @@ def plan(*arguments, **environment):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory):
+    """The same in a process that has everything imported."""
+    with commands.of("omar_jax.plan", tmp_path_factory.mktemp("cache")) as give:
+        yield give
+
+
 SMALL = (
     *("--config=configs/werewolf.py:smoke", "--quick", "--config.layout.buckets=((184, 208, 64, 12),)"),
     *("--config.play.transcript_tokens=(256,)", "--config.play.games=8", "--config.ppo.microbatch_games=4"),
 )
 
 
-def test_a_plan_for_the_devices_at_hand(tmp_path):
-    done = plan(*SMALL, f"--out={tmp_path / 'plan.json'}")
-    assert done.returncode == 0, done.stderr
-    assert "compiling 5 programs for 1 x CPU; none is run" in done.stdout
-    assert "It fits, with room for " in done.stdout
+def test_a_plan_for_the_devices_at_hand(planner, tmp_path):
+    done = planner(*SMALL, f"--out={tmp_path / 'plan.json'}")
+    assert done.status == 0, done
+    assert "compiling 5 programs for 1 x CPU; none is run" in done.out
+    assert "It fits, with room for " in done.out
     found = json.loads((tmp_path / "plan.json").read_text())
     assert (found["devices"], found["mesh"]["train"], found["games"]) == (1, [1, 1, 1], 8)
     assert set(found["memory"]) == {"play", "score", "update", "step"}
@@ -62,10 +70,10 @@ def test_the_search_tries_meshes_and_names_the_best(tmp_path):
         (("--config.model.source=nobody/knows",), "model.source='nobody/knows'"),
     ],
 )
-def test_mistakes_are_one_line(arguments, line):
-    done = plan("--config=configs/werewolf.py:smoke", *arguments)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and line in done.stderr
+def test_mistakes_are_one_line(planner, arguments, line):
+    done = planner("--config=configs/werewolf.py:smoke", *arguments)
+    assert done.status == 1
+    assert done.err.count("\n") == 1 and line in done.err
 
 
 def test_the_meshes_looked_at_split_everything_evenly():
