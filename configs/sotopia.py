@@ -38,15 +38,10 @@ def get_config(preset: str = "") -> ConfigDict:
     config.opponents.side = "second"
     config.play.transcript_tokens = (320,)
     config.layout.buckets = ((96, 128, 40, 6), (136, 176, 80, 8), (192, 232, 144, 8))
-    config.model.weights = "random"
-    config.cold_start.train = True
-    config.cold_start.games = 16384
+    config.cold_start.games = 16384  # of the embedded model, and of any that makes its own
     if preset == "smoke":
-        config.cold_start.games = 128
-        config.cold_start.games_at_once = 64
         config.play.games = 16
-        config.play.transcript_tokens = (448,)  # who has hardly learned to speak does not stop
-        config.layout.buckets = ((320, 352, 208, 8),)
+        config.layout.buckets = ((192, 232, 144, 8),)
         config.ppo.iterations = 3
         config.ppo.minibatch_games = 8
         config.ppo.microbatch_games = 8
@@ -57,7 +52,6 @@ def get_config(preset: str = "") -> ConfigDict:
         _judged(config)
     if preset == "qwen2_5_7b":
         pretrained(config, "Qwen/Qwen2.5-7B-Instruct", rank=32)
-        config.cold_start.train = False
         config.play.transcript_tokens = (2816,)
         config.layout.buckets = ((1664, 1664, 1280, 20), (2304, 2304, 1280, 20))
     if preset == "gemma3_270m":
@@ -67,7 +61,6 @@ def get_config(preset: str = "") -> ConfigDict:
 
 def _judged(config: ConfigDict) -> None:
     """All scenarios, told in full, for a model that judges its own conversations."""
-    config.model.weights = "stored"
     config.environment.scenarios = "all"
     config.environment.opening = "shared"
     config.environment.max_turns = 20

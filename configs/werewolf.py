@@ -72,12 +72,16 @@ def _against_random_village(config: ConfigDict) -> None:
     config.model.weights = "random"
     config.cold_start.train = True
     config.cold_start.games = 8192
+    config.cold_start.value_coefficient = 1.0
     config.play.transcript_tokens = (352,)
     config.layout.buckets = ((200, 112, 16, 8), (240, 128, 24, 12))
+    config.play.games = 512
     config.ppo.iterations = 40
+    config.ppo.epochs = 1
+    config.ppo.minibatch_games = 128
     config.ppo.microbatch_games = 32
     config.ppo.kl_coefficient = 0.0
-    config.ppo.learning_rate = 3e-3
+    config.ppo.learning_rate = 2e-3
     config.ppo.clip_low = config.ppo.clip_high = 0.5
 
 

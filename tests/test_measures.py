@@ -165,5 +165,6 @@ def test_without_a_judge_that_reads_it_says_so(arena, tmp_path):
     for backend in ("", "rules"):
         done = arena(*PLAYERS, "--measures", f"--config.judge.backend={backend}", f"--out={tmp_path}")
         assert done.status == 1 and "--measures needs a judge that can read" in done.err
-    done = arena(*PLAYERS, "--measures", "--config.judge.backend=local", f"--out={tmp_path}")
+    own = ("--config.judge.backend=local", "--config.cold_start.train=true")
+    done = arena(*PLAYERS, "--measures", *own, f"--out={tmp_path}")
     assert done.status == 1 and "needs a run, whose cold start judges" in done.err
