@@ -10,6 +10,9 @@ from rich.table import Table
 
 COLUMNS = {  # of an iteration's line
     "wolves win": ("win_rate/werewolves", "{:.2f}"),
+    "agreed": ("events/agreement", "{:.2f}"),
+    "joint points": ("events/joint_share", "{:.2f}"),
+    "judged": ("judge/overall", "{:+.2f}"),
     "kl": ("policy/kl", "{:.4f}"),
     "entropy": ("policy/entropy", "{:.3f}"),
     "clipped": ("policy/clip_fraction", "{:.3f}"),
