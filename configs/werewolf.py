@@ -81,8 +81,7 @@ def _against_random_village(config: ConfigDict) -> None:
     config.ppo.minibatch_games = 128
     config.ppo.microbatch_games = 32
     config.ppo.kl_coefficient = 0.0
-    config.ppo.learning_rate = 2e-3
-    config.ppo.clip_low = config.ppo.clip_high = 0.5
+    config.ppo.learning_rate = 5e-4
 
 
 def _on_a_cpu(config: ConfigDict) -> None:
