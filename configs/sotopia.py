@@ -31,14 +31,14 @@ def get_config(preset: str = "") -> ConfigDict:
     config.environment.actions = "plain"  # or "json": SOTOPIA's form
     config.environment.opening = "brief"  # or "shared", "published": what is told in full
     config.environment.max_turns = 8
-    config.environment.joint_weight = 0.7  # of all seats' points together in a seat's reward; the rest is its own
+    config.environment.joint_weight = 0.9  # of all seats' points together in a seat's reward; the rest is its own
     config.environment.speech_tokens = 24
     config.environment.role_card = "private"
 
     config.opponents.side = "second"
     config.play.transcript_tokens = (320,)
     config.layout.buckets = ((96, 128, 40, 6), (136, 176, 80, 8), (192, 232, 144, 8))
-    config.ppo.iterations = 16
+    config.ppo.iterations = 20
     config.ppo.learning_rate = 3e-4
     config.ppo.kl_coefficient = 0.04
     config.cold_start.games = 16384  # of the embedded model, and of any that makes its own
