@@ -68,11 +68,12 @@ def main(argv: list[str]) -> None:
         env = Sotopia(pack, Settings(actions="json", opening="published", ending=PUBLISHED_ENDING))
         cases = [replayed(env, pack, row) for row in rows]
         with tempfile.TemporaryDirectory() as folder:
-            jury = run.jury(lora.combine(*run.weights()), Path(folder), lambda: None)
+            reference = lora.combine(*run.weights()) if CONFIG.value.judge.backend == "local" else None
+            jury = run.jury(reference, Path(folder), lambda: None)
             if jury is None:
                 sys.exit("omar_jax: there is no judge: give --config.judge.backend=local, openai or rules")
             scores = jury.judge.scores(cases, SEVEN, len(cases))
-    except experiment.USER_ERRORS as error:
+    except (*experiment.USER_ERRORS, ValueError) as error:
         sys.exit(f"omar_jax: {error}")
     judged = [n for n, of in enumerate(scores) if not isinstance(of, judge_cases.Failure)]
     console.line(f"{len(judged)} of {len(rows)} conversations were judged")

@@ -4,7 +4,7 @@
     python -m benchmarks.scaling
 
 Every cell is a plan of its own (`omar_jax.plan --quick`), kept as JSON in --folder; one that is there is not made
-again. On two cores a cell of a 4B or 7B model takes a quarter of an hour, most of it in the compiler.
+again. On one core a cell of a 4B or 7B model takes 14 to 21 minutes, most of it in the compiler.
 """
 
 import json
@@ -38,7 +38,7 @@ GAMES = {
 }
 MICROBATCH = {"v5e-8": 8, "v5e-16": 16, "v6e-8": 16, "v5p-64": 32}
 COLUMNS = (
-    *("model", "slice", "mesh to update", "mesh to play", "microbatch", "most memory a chip", "room"),
+    *("model", "slice", "mesh to update", "mesh to play", "microbatch", "play", "score", "update", "room"),
     *("iteration", "games an hour", "model FLOP/s used"),
 )
 
@@ -59,15 +59,16 @@ def plan(preset: str, name: str, out: Path) -> None:
 
 def row(preset: str, name: str, found: dict) -> tuple[str, ...]:
     """A cell as a row of the table."""
-    most = max(sum(parts.values()) for parts in found["memory"].values())
-    memory, seconds = found["chip"]["memory"], sum(found["seconds"].values())
+    memory, seconds = found["chip"]["memory"], found["seconds"]
+    taken = {phase: sum(parts.values()) for phase, parts in found["memory"].items()}
     meshes = (",".join(map(str, found["mesh"][kind])) for kind in ("train", "play"))
+    whole = sum(seconds.values())
     return (
-        *(preset, name, *meshes, str(found["microbatch_games"]), f"{most / GIB:.1f} of {memory / GIB:.1f} GiB"),
-        f"{(memory - most) / GIB:.1f} GiB",
-        f"{seconds:.1f} s",
-        f"{3600 * found['games'] / seconds:,.0f}",
-        f"{found['utilisation']:.0%}",
+        *(preset, name, *meshes, f"{found['microbatch_games']} games"),
+        *(f"{taken['play'] / GIB:.1f} of {memory / GIB:.2f} GiB", f"{taken['score'] / GIB:.1f}"),
+        *(f"{taken['update'] / GIB:.1f}", f"{(memory - max(taken.values())) / GIB:+.1f} GiB"),
+        f"{whole:.1f} s ({seconds['play']:.1f}, {seconds['score']:.1f}, {seconds['update']:.1f})",
+        *(f"{3600 * found['games'] / whole:,.0f}", f"{found['utilisation']:.1%}"),
     )
 
 

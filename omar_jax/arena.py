@@ -74,7 +74,7 @@ def one_against_another(console: Console, stop: runtime.Stop) -> None:
     jury = jury_of(run, workdir or policies.workdir_of(named[1]), out, stop) if MEASURES.value else None
     contest.hold(run.rollout, a, b, config, out, out / "arena.json", console, stop)
     if jury:
-        measures.hold(jury, a, b, config, out, console, stop)
+        measures.hold(jury, a, b, config, out, console)
     console.line(f"Everything else is in {out}")
 
 
@@ -85,8 +85,10 @@ def jury_of(run: experiment.Experiment, workdir: Path | None, out: Path, stop: r
         raise SettingError("--measures needs a judge that can read: give --config.judge.backend=local or openai")
     if backend == "local" and run.config.cold_start.train and workdir is None:
         raise SettingError("--measures with config.judge.backend='local' needs a run, whose cold start judges")
-    weights = run.cold_start_weights(workdir / "cold_start") if backend == "local" and workdir else run.weights()
-    return run.jury(lora.combine(*weights), out / "judge", stop.check)
+    reference = None  # an endpoint needs no weights
+    if backend == "local":
+        reference = lora.combine(*run.cold_start_weights((workdir or Path()) / "cold_start"))
+    return run.jury(reference, out / "judge", stop.check)
 
 
 def round_robin(console: Console, stop: runtime.Stop) -> None:

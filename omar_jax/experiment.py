@@ -123,8 +123,8 @@ class Experiment:
         params = convert(lora.combine(trained, frozen), self.model.dtype)
         return sharding.to_play(params, self.model.mesh, self.rollout.sampler.model.mesh, self.decoder_config.kv_heads)
 
-    def jury(self, reference: Params, folder: Path, check: Callable[[], None]) -> judge.Jury | None:
-        """Who judges finished games, if anybody does: `reference`, or whom the settings name; `check` may stop it."""
+    def jury(self, reference: Params | None, folder: Path, check: Callable[[], None]) -> judge.Jury | None:
+        """Who judges finished games, if anybody does; `check` may stop it. Only a local judge needs `reference`."""
         player = self.rollout.sampler.model
         parts = (self.env, player, self.chat, lambda: self.policy(reference, None), folder, check)
         return self.judging and judge.build(self.judging, *parts)

@@ -7,6 +7,7 @@ only seat is the assistant, who hears the user. What does not go as it went is l
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,11 +61,15 @@ def load(path: Path, rollout: Rollout) -> list[Episode]:
         episodes = _played(rollout, [Game(of.line, of.seed, lambda roles, of=of: [of] * len(roles)) for of in games])
     else:
         deals = _seeds_by_deal(rollout.env) if any(dialogue.kind == "sotopia" for dialogue in found) else {}
-        episodes = [
-            episode
-            for number, (kind, record) in enumerate(found)
-            for episode in _READERS[kind](rollout, number, record, deals)
-        ]
+        readers = {"game": _game, "sotopia": functools.partial(_conversation, deals), "chat": _chat}
+        episodes = []
+        for number, (kind, record) in enumerate(found):
+            try:
+                episodes += readers[kind](rollout, number, record)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}, dialogue {number + 1}: is no {kind} ({type(error).__name__}: {error})"
+                ) from error
     if not episodes:
         raise ValueError(f"{path} holds no game that can be replayed under these settings, and no chat")
     return episodes
@@ -92,9 +97,8 @@ def _again(rollout: Rollout, number: int, seed: int, said: Said) -> Iterator[Epi
     yield from _played(rollout, [Game(number, seed, lambda roles: players)])
 
 
-def _game(rollout: Rollout, number: int, record: Mapping[str, Any], deals) -> Iterator[Episode]:
+def _game(rollout: Rollout, number: int, record: Mapping[str, Any]) -> Iterator[Episode]:
     """A game of ours; it keeps its rewards, which a judge may have given."""
-    del deals
     if list(record["roles"]) != list(rollout.env.roles(rollout.env.reset(record["seed"]))):
         return  # of other rules
     said: dict[int, list[str]] = {}
@@ -116,7 +120,7 @@ def _seeds_by_deal(env: Environment) -> dict[Deal, int]:
 
 
 def _conversation(
-    rollout: Rollout, number: int, record: Mapping[str, Any], deals: Mapping[Deal, int]
+    deals: Mapping[Deal, int], rollout: Rollout, number: int, record: Mapping[str, Any]
 ) -> Iterator[Episode]:
     """A published conversation of SOTOPIA; it ends where our rules end it, after silence where it was over before."""
     seed = deals.get((record["environment_id"], *record["agent_ids"]))
@@ -134,9 +138,8 @@ def _conversation(
 
 
 # ---------------------------------------------------------------- chats
-def _chat(rollout: Rollout, number: int, record: Mapping[str, Any], deals) -> Iterator[Episode]:
+def _chat(rollout: Rollout, number: int, record: Mapping[str, Any]) -> Iterator[Episode]:
     """A chat: what anybody but the assistant says is heard, and so are the assistant's own words afterwards."""
-    del deals
     chat, steps, heard = rollout.chat, [], []
     for message in record["messages"]:
         words = " ".join(message["content"].split())
@@ -158,6 +161,3 @@ def _turn(chat: Chat, words: str) -> Turn:
     action = chat.action(words)
     nothing = np.zeros(len(action), np.float32)
     return Turn(chat.cue(f"{ASSISTANT}:"), action, nothing, nothing, text=words)
-
-
-_READERS = {"game": _game, "sotopia": _conversation, "chat": _chat}

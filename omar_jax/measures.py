@@ -23,7 +23,6 @@ from omar_jax.judge import Jury
 from omar_jax.judge_rubrics import MEASURES
 from omar_jax.matches import Contestant, Games, LineUp, Record, line_ups
 from omar_jax.metrics import PairedDifference, paired_difference, write_atomically
-from omar_jax.runtime import Stop
 from omar_jax.settings import SettingError
 
 NAMES = tuple(dimension.name for dimension in MEASURES)
@@ -57,9 +56,7 @@ class _Pair(NamedTuple):
     b: np.ndarray
 
 
-def hold(
-    jury: Jury, a: Contestant, b: Contestant, config: ConfigDict, folder: Path, console: Console, stop: Stop
-) -> Measured:
+def hold(jury: Jury, a: Contestant, b: Contestant, config: ConfigDict, folder: Path, console: Console) -> None:
     """Judges the games of A against B that `contest.hold` played, shows what was found, and writes measures.json.
 
     Args:
@@ -68,12 +65,11 @@ def hold(
       config: of the arena.
       folder: where the games are; what is found is kept in it.
       console: shows a bar, and the tables.
-      stop: may end it.
 
     Raises:
       JudgeError: the judge failed too often.
       SettingError: what was found before, another judge found; or there is nothing to compare.
-      StopRequested: somebody asked for it; what was found is kept.
+      StopRequested: the judge's check did; what was found is kept.
     """
     games = contest.kept(folder, config, (a, b))
     names, num_games = sides(jury.env), config.arena.games
@@ -90,7 +86,6 @@ def hold(
         write_atomically(folder / "measures.json", [json.dumps(as_json(measured), indent=1)])
     for table in tables(measured):
         console.table(table)
-    return measured
 
 
 def measure(

@@ -289,8 +289,8 @@ def paired_difference(a: np.ndarray, b: np.ndarray, clusters: Sequence[Any] | No
     by_seed = a - b
     difference, n = by_seed.mean(), len(by_seed)
     _, of_seed = np.unique(range(n) if clusters is None else [str(of) for of in clusters], return_inverse=True)
-    sums = np.bincount(of_seed, by_seed - difference, minlength=2)
-    if of_seed.max() == 0:
+    sums = np.bincount(of_seed, by_seed - difference)
+    if len(sums) < 2:
         raise ValueError("paired_difference needs at least 2 clusters")
     margin = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / n
     means = (a.mean(), b.mean(), difference, difference - margin, difference + margin)

@@ -85,6 +85,12 @@ def test_a_chat_is_a_talk_of_one_seat(wolves, tmp_path):
     assert first.turns[0].cue == chat.cue("Assistant:") and episode.rewards == (0.0,) and len(episode.roles) == 1
 
 
+def test_a_broken_game_is_named(wolves, tmp_path):
+    path = written(tmp_path / "games.jsonl", [{"turns": [{"seat": 0}], "roles": [], "seed": "one"}])
+    with pytest.raises(ValueError, match=r"games.jsonl, dialogue 1: is no game"):
+        given_games.load(path, wolves[0])
+
+
 def test_a_file_without_anything_to_learn_from_is_named(wolves, tmp_path):
     path = written(tmp_path / "chats.jsonl", [{"messages": [{"role": "user", "content": "Hello?"}]}])
     with pytest.raises(ValueError, match=r"chats.jsonl holds no game that can be replayed under these settings, and"):
