@@ -59,6 +59,9 @@ class Console:
     def iteration(self, number: int, numbers: Mapping[str, float]) -> None:
         """The line of a finished iteration."""
         known = {title: form.format(numbers[name]) for title, (name, form) in COLUMNS.items() if name in numbers}
+        if left_out := numbers.get("game/oversize_share"):
+            # Long games may end otherwise than short ones, and then what is learned from is no fair sample.
+            known["left out"] = f"{left_out:.0%} (too long for config.play.transcript_tokens or config.layout.buckets?)"
         shown = "  ".join(f"{title} {value}" for title, value in known.items())
         self.line(f"iteration {number:4d}  {shown}")
         wins = {name.split("/")[1]: rate for name, rate in numbers.items() if name.startswith("win_rate/")}

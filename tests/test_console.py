@@ -18,6 +18,13 @@ def test_an_iteration_is_one_line_with_every_column(capsys):
     assert "wolves win 0.25" in out and "kl 0.2500" in out and "explained +0.25" in out
 
 
+@pytest.mark.parametrize("share, said", [(0.0, False), (0.25, True)])
+def test_games_that_train_nothing_are_told_of(capsys, share, said):
+    Console().iteration(7, {"game/oversize_share": share})
+    out = capsys.readouterr().out
+    assert ("left out 25%" in out and "config.layout.buckets" in out) == said
+
+
 def test_progress_draws_nothing_outside_a_terminal_and_asks_whether_to_stop(capsys):
     calls = []
 
