@@ -62,26 +62,25 @@ def get_config(preset: str = "") -> ConfigDict:
 
 
 def _against_random_village(config: ConfigDict) -> None:
-    """Two werewolves against six villagers who vote at random: how close to the best possible does learning get?
+    """Two werewolves against four villagers who vote at random: how close to the best possible does learning get?
 
     Nobody talks and nobody has powers. The werewolves' best is to vote together, and their chance then is known.
     """
-    config.environment.rules = "mafia_8"
+    config.environment.rules = "mafia_6"
     config.opponents.player = "random"
     config.opponents.side = "village"
     config.model.weights = "random"
     config.cold_start.train = True
-    config.cold_start.games = 8192
-    config.cold_start.value_coefficient = 1.0
-    config.play.transcript_tokens = (352,)
-    config.layout.buckets = ((200, 112, 16, 8), (240, 128, 24, 12))
-    config.play.games = 512
-    config.ppo.iterations = 40
+    config.cold_start.games = 4096
+    config.play.transcript_tokens = (320,)
+    config.layout.buckets = ((128, 64, 8, 4), (168, 88, 12, 6))  # games of one vote and of two
+    config.play.games = 1024  # votes are worth little beside luck
+    config.ppo.iterations = 30
     config.ppo.epochs = 1
-    config.ppo.minibatch_games = 128
+    config.ppo.minibatch_games = 256
     config.ppo.microbatch_games = 32
     config.ppo.kl_coefficient = 0.0
-    config.ppo.learning_rate = 5e-4
+    config.ppo.learning_rate = 2e-3
 
 
 def _on_a_cpu(config: ConfigDict) -> None:

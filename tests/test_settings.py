@@ -82,7 +82,7 @@ def test_every_rule_set_passes(rules):
 @pytest.mark.parametrize(
     ("setting", "value", "right"),
     [
-        ("environment.rules", "six", "one of 'omar', 'five', 'sotopia', 'arena', 'mafia', 'mafia_8'"),
+        ("environment.rules", "six", "one of 'omar', 'five', 'sotopia', 'arena', 'mafia', 'mafia_6', 'mafia_8'"),
         ("environment.role_card", "", "one of 'private', 'cue'"),
         ("opponents.player", "anybody", "one of '', 'scripted', 'random'"),
         ("opponents.side", "wolves", "one of 'werewolves', 'village'"),

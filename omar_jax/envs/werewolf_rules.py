@@ -74,6 +74,7 @@ RULE_SETS: Mapping[str, RuleSet] = {
     "sotopia": RuleSet(werewolf=2, seer=1, witch=1, villager=2, tie="first", wolf_order="in_turn"),
     "arena": replace(_ARENA, seer_learns="role", reveal_on_death="nothing"),
     "mafia": mafia_rules(players=7, werewolves=2),
+    "mafia_6": mafia_rules(players=6, werewolves=2),
     "mafia_8": mafia_rules(players=8, werewolves=2),
 }
 
