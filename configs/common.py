@@ -181,7 +181,7 @@ def small_base_model(config: ConfigDict) -> None:
     config.cold_start.weight_decay = 0.0
     config.ppo.epochs = 1
     config.ppo.minibatch_games = 8
-    config.ppo.microbatch_games = 2
+    config.ppo.microbatch_games = 1  # a game is long enough to keep the cores busy, and two need 2.4 GiB more
     config.ppo.learning_rate = 2e-4
     config.ppo.warmup_steps = 2
     config.checkpoint.every = 1

@@ -81,7 +81,7 @@ def _on_a_cpu(config: ConfigDict) -> None:
     config.play.piece_tokens = 256
     config.layout.buckets = ((640, 640, 192, 8),)
     config.judge.transcript_tokens = (2048,)
-    config.cold_start.games = 64
-    config.cold_start.games_at_once = 32
+    config.cold_start.games = 32
+    config.cold_start.games_at_once = 8  # so that it tells every few minutes how far it is
     config.ppo.iterations = 2
-    config.arena.games = 8
+    config.arena.games = 4
