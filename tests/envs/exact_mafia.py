@@ -8,23 +8,26 @@ import itertools
 from collections import Counter
 from fractions import Fraction
 from functools import cache
+from typing import Literal
+
+Votes = Literal["random", "apart", "together"]  # of werewolves
 
 
 @cache
-def wolf_is_out(n: int, m: int, bloc: bool) -> Fraction:
+def wolf_is_out(n: int, m: int, votes: Votes) -> Fraction:
     """P(the vote puts a werewolf out), ties at random, by going through all ways to vote.
 
-    Villagers vote for any other uniformly. With `bloc`, all werewolves vote for one random villager together;
-    else they vote as villagers do, and by symmetry each seat is out as likely as any other.
+    Villagers vote for any other uniformly. Werewolves do so too ("random"; by symmetry each seat is out as likely as
+    any other), or each for a random villager ("apart"), or all for one random villager ("together").
     """
-    if not bloc:
+    if votes == "random":
         return Fraction(m, n)
-    # By symmetry between villagers the werewolves' victim may be seat m; werewolves are seats 0 to m - 1.
-    ballots = [[target for target in range(n) if target != voter] for voter in range(m, n)]
+    # Werewolves are seats 0 to m - 1. By symmetry between villagers their common victim may be seat m.
+    ballots = [range(m, n) if votes == "apart" else [m]] * m
+    ballots += [[target for target in range(n) if target != voter] for voter in range(m, n)]
     total = ways = Fraction(0)
-    for votes in itertools.product(*ballots):
-        counts = Counter(votes)
-        counts[m] += m
+    for cast in itertools.product(*ballots):
+        counts = Counter(cast)
         top = max(counts.values())
         tied = [seat for seat, count in counts.items() if count == top]
         total += Fraction(sum(seat < m for seat in tied), len(tied))
@@ -33,11 +36,11 @@ def wolf_is_out(n: int, m: int, bloc: bool) -> Fraction:
 
 
 @cache
-def wolves_win(n: int, m: int, first: str, bloc: bool = False) -> Fraction:
+def wolves_win(n: int, m: int, first: str, votes: Votes = "random") -> Fraction:
     """P(the werewolves win) with n alive, m werewolves, at the start of a "night" or a "day"."""
     if m == 0 or 2 * m >= n:
         return Fraction(m > 0)
     if first == "night":
-        return wolves_win(n - 1, m, "day", bloc)
-    out = wolf_is_out(n, m, bloc)
-    return out * wolves_win(n - 1, m - 1, "night", bloc) + (1 - out) * wolves_win(n - 1, m, "night", bloc)
+        return wolves_win(n - 1, m, "day", votes)
+    out = wolf_is_out(n, m, votes)
+    return out * wolves_win(n - 1, m - 1, "night", votes) + (1 - out) * wolves_win(n - 1, m, "night", votes)

@@ -12,14 +12,17 @@ from omar_jax.envs.werewolf_bots import RandomPlayer
 from omar_jax.envs.werewolf_rules import mafia_rules
 
 
-class BlocPlayer(RandomPlayer):
-    """Werewolves vote together for one random villager, everybody else at random."""
+class KnowingPlayer(RandomPlayer):
+    """Werewolves vote for a random villager, together or each for himself, everybody else at random."""
+
+    def __init__(self, together: bool):
+        self.together = together
 
     def act(self, env, state, seat, ask, heard, rng):
         if state.roles[seat] == "werewolf" and state.phase == "votes":
             villagers = state.living("villager")
             shared = np.random.default_rng((state.seed, state.steps, 7))  # the same draw for all werewolves
-            return env.seat_names[villagers[shared.integers(len(villagers))]]
+            return env.seat_names[villagers[(shared if self.together else rng).integers(len(villagers))]]
         return super().act(env, state, seat, ask, heard, rng)
 
 
@@ -40,9 +43,10 @@ def test_random_players_win_as_often_as_they_must(pair, first):
 
 @pytest.mark.parametrize("first", ["night", "day"])
 @pytest.mark.parametrize("pair", [(6, 2), (7, 2)], ids=str)
-def test_werewolves_voting_together_win_as_often_as_they_must(pair, first):
+@pytest.mark.parametrize("votes", ["apart", "together"])
+def test_werewolves_voting_for_villagers_win_as_often_as_they_must(votes, pair, first):
     rules = replace(mafia_rules(*pair), first_phase=first)
-    check_win_rate(rules, BlocPlayer(), wolves_win(*pair, first, bloc=True))
+    check_win_rate(rules, KnowingPlayer(votes == "together"), wolves_win(*pair, first, votes))
 
 
 def check_win_rate(rules, player, exact, games=1500):
