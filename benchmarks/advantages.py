@@ -13,11 +13,10 @@ import jax
 import numpy as np
 from absl import app
 
-from benchmarks.measuring import QUICK, Table, against, alternate, peer
+from benchmarks.measuring import QUICK, TORCH, Table, against, alternate, peer
 from omar_jax import layout, runtime
 from omar_jax.advantages import AdvantageSettings, compute_whitened
 
-TORCH = ("torch==2.13.0", "numpy")
 SEATS, TURNS, TOKENS = 9, 8, 16  # of a game; turns of a seat; tokens of a turn
 OF_LOOP = 32  # games that the loops are run on
 SETTINGS = AdvantageSettings(whiten="global")

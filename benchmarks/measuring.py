@@ -27,6 +27,9 @@ OUT = flags.DEFINE_string("out", "runs/benchmarks", "Where results are kept as J
 PEERS = flags.DEFINE_bool("peers", True, "Also measure other libraries, which are installed for it.")
 QUICK = flags.DEFINE_bool("quick", False, "The smallest sizes alone, to check that everything runs.")
 
+# What the peers written with PyTorch need; all share an environment.
+TORCH = ("torch==2.13.0", "transformers>=5", "numpy")
+
 
 class Spread(NamedTuple):
     """A median and the middle half of what was measured."""
@@ -145,7 +148,7 @@ def peer(
     if not PEERS.value:
         yield {}
         return
-    command = [str(peer_environment(script, requirements)), str(Path(__file__).parent / "peers" / f"{script}.py")]
+    command = [str(peer_environment(requirements)), str(Path(__file__).parent / "peers" / f"{script}.py")]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "arrays.npz"
         np.savez(file, **arrays)
@@ -164,10 +167,10 @@ def peer(
             process.stdin.close()
 
 
-def peer_environment(name: str, requirements: Sequence[str]) -> Path:
-    """The Python of a virtual environment with these packages, made if there is none yet."""
+def peer_environment(requirements: Sequence[str]) -> Path:
+    """The Python of a virtual environment with these packages, made if there is none yet; named by the first."""
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = base / "omar_jax" / "peers" / name
+    folder = base / "omar_jax" / "peers" / requirements[0]
     python, done = folder / "bin" / "python", folder / "requirements.txt"
     wanted = "\n".join(requirements) + "\n"
     if not done.exists() or done.read_text() != wanted:

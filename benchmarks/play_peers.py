@@ -15,7 +15,7 @@ import numpy as np
 from absl import app
 
 from benchmarks.conversation import Plan, dialogue, werewolf
-from benchmarks.measuring import QUICK, Table, against, alternate, peer
+from benchmarks.measuring import QUICK, TORCH, Table, against, alternate, peer
 from benchmarks.play import Player, shared
 from configs import werewolf as config_file
 from omar_jax import experiment, runtime
@@ -23,7 +23,6 @@ from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
 
 TUNIX = ("google-tunix==0.1.7",)
-TRANSFORMERS = ("torch==2.13.0", "transformers>=5", "numpy")
 
 DIALOGUES, GEMMA_GAMES, GEMMA_TOKENS = 32, 4, 448
 QWEN = DecoderConfig(vocabulary=2048, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, mlp_width=768)
@@ -54,7 +53,7 @@ def against_transformers(table: Table) -> None:
     player = Player.of(run.model, params, plan, GEMMA_GAMES, asked, piece=64)
     rounds = [(len(r.asked), plan.seen(i) + plan.cue, r.action) for i, r in enumerate(plan.rounds)]
     task = {"model": str(run.folder), "games": GEMMA_GAMES, "rounds": rounds}
-    with peer("transformers", "transformers_generate", TRANSFORMERS, task) as others:
+    with peer("transformers", "transformers_generate", TORCH, task) as others:
         add(table, "Gemma 3 270M", player, plan, others)
 
 

@@ -16,14 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
-from benchmarks.measuring import QUICK, Table, against, alternate, peer
+from benchmarks.measuring import QUICK, TORCH, Table, against, alternate, peer
 from configs import werewolf
 from omar_jax import experiment, layout, losses, runtime, update
 from omar_jax.model.attention import causal
 from omar_jax.model.hf import tensor_shapes
 from omar_jax.types import GameBatch
-
-TORCH = ("torch==2.13.0", "transformers>=5", "numpy")
 
 
 class Rows(NamedTuple):
