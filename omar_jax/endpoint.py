@@ -72,6 +72,7 @@ class Endpoint:
         except ModuleNotFoundError as error:
             raise EndpointError("models behind endpoints need a package: pip install openai") from error
         self.model, self.url, self.at_once, self._check = model, url, at_once, check
+        self._free = threading.BoundedSemaphore(at_once)
         # It raises ValueError where an answer is no JSON.
         self._errors = (openai.APIError, ValueError)
         key = os.environ.get("OPENAI_API_KEY", "none")  # servers of one's own ask for none
@@ -135,7 +136,8 @@ class Endpoint:
 
     def _ask(self, messages: Sequence[dict[str, str]], options: dict[str, Any]) -> str:
         try:
-            made = self._client.chat.completions.create(model=self.model, messages=list(messages), **options)
+            with self._free:
+                made = self._client.chat.completions.create(model=self.model, messages=list(messages), **options)
         except self._errors as error:
             raise self._failure(f"{type(error).__name__}: {error}") from error
         try:

@@ -338,7 +338,9 @@ def assemble(
     longest_dense = config.model.longest_dense or (None if devices[0].platform == "cpu" else LONGEST_DENSE)
     model = Decoder(decoder_config, config.model.remat, dtype, adapters or None, longest_dense, chosen.update)
     player = dataclasses.replace(model, mesh=chosen.play)
-    shapes = sampler_shapes(config, env, chat, config.play.games // chosen.processes, chosen.play)
+    # Programs for several devices must reach all of them in the same order, which threads do not keep.
+    lanes = config.play.lanes if chosen.play is None else 1
+    shapes = sampler_shapes(config, env, chat, -(-config.play.games // chosen.processes // lanes), chosen.play)
     ppo = config.ppo
     loss = PPOSettings(
         clip_low=ppo.clip_low,
@@ -370,7 +372,8 @@ def assemble(
         chat=chat,
         decoder_config=decoder_config,
         rollout=Rollout(
-            env, chat, Sampler(player, chat.ends, shapes, config.play.generator), config.environment.role_card
+            *(env, chat, Sampler(player, chat.ends, shapes, config.play.generator)),
+            *(config.environment.role_card, lanes),
         ),
         learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer)),
         plan=plan,

@@ -20,7 +20,8 @@ from omar_jax.envs import sotopia_text, werewolf_published
 from omar_jax.envs.base import Ask, Environment, Player
 from omar_jax.envs.sotopia import Sotopia
 from omar_jax.envs.werewolf import Werewolf
-from omar_jax.rollout import Game, Rollout
+from omar_jax.rollout import Rollout
+from omar_jax.tables import Game
 from omar_jax.text.chat import Chat
 from omar_jax.types import Episode, RolloutStep, Turn
 

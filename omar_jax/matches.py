@@ -17,8 +17,9 @@ import jax
 from omar_jax import hosts
 from omar_jax.envs.base import Player, sides
 from omar_jax.metrics import write_atomically
-from omar_jax.rollout import Game, Guest, Rollout, environment_seed
+from omar_jax.rollout import Guest, Rollout
 from omar_jax.settings import SettingError
+from omar_jax.tables import Game, environment_seed
 from omar_jax.types import Episode, Params
 
 # Contestants' names, side by side in the order of `envs.base.sides`.
@@ -183,7 +184,7 @@ def play(
     names = sides(rollout.env)
     over = spoken = 0  # games of all, and tokens of the first process, which alone shows them
     # No more at once than all processes' batches hold, so that a stop is not agreed on late.
-    whole_batches = jax.process_count() * rollout.sampler.shapes.games[0]
+    whole_batches = jax.process_count() * rollout.at_once
     for line_up in wanted:
         of = dict(zip(names, line_up, strict=True))
         policies = [name for name in dict.fromkeys(line_up) if not isinstance(minds[name], Player)]

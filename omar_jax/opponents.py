@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from omar_jax.envs.base import Environment, Player, sides
-from omar_jax.rollout import Game, environment_seed
+from omar_jax.tables import Game, environment_seed
 from omar_jax.types import Params
 
 LEARNER, PAST = 0, 1  # numbers of the policies

@@ -21,8 +21,9 @@ from omar_jax.console import Console
 from omar_jax.envs.base import Player
 from omar_jax.experiment import Experiment
 from omar_jax.person import Left, Person, shown
-from omar_jax.rollout import Game, Guest
+from omar_jax.rollout import Guest
 from omar_jax.settings import SettingError
+from omar_jax.tables import Game
 from omar_jax.types import Episode, Params
 
 CONFIG = define_config()

@@ -28,7 +28,6 @@ from omar_jax.hlo import Program
 from omar_jax.model import lora
 from omar_jax.model.decoder import Decoder, convert
 from omar_jax.rehearsal import Decode, Extend, Rehearsal
-from omar_jax.rollout import Rollout
 from omar_jax.sampler import nobody_asked, nothing_said
 from omar_jax.update import nothing_to_learn
 
@@ -100,8 +99,7 @@ def for_one_process(run: Experiment, topology: Topology) -> Experiment:
         return run
     host = Mesh(np.asarray(sharding.by_process(topology.host)).reshape(mesh.devices.shape), mesh.axis_names)
     sampler = dataclasses.replace(sampler, model=dataclasses.replace(sampler.model, mesh=host))
-    old = run.rollout
-    return dataclasses.replace(run, rollout=Rollout(old.env, old.chat, sampler, old.role_card))
+    return dataclasses.replace(run, rollout=run.rollout.spoken_by(sampler))
 
 
 def describe(run: Experiment, device: Any) -> Described:

@@ -17,8 +17,9 @@ import numpy as np
 
 from omar_jax import layout
 from omar_jax.envs.base import Player
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Rollout
 from omar_jax.sampler import Ask, Shapes, Spoken
+from omar_jax.tables import Game, environment_seed
 from omar_jax.text.chat import Chat
 from omar_jax.types import PADDING, Episode, Params
 from omar_jax.update import MinibatchPlan
@@ -166,8 +167,7 @@ def rehearse(rollout: Rollout, plan: MinibatchPlan, seed: int, player: Player | 
 
     def play(player, policies, script):
         sampler = _NoModel(rollout.chat, rollout.sampler.shapes, script)
-        stand_in = Rollout(rollout.env, rollout.chat, sampler, rollout.role_card)
-        return sampler, stand_in.play(games(player), policies, jax.random.key(0))[0]
+        return sampler, rollout.spoken_by(sampler).play(games(player), policies, jax.random.key(0))[0]
 
     script = play(player, [], ())[1] if player else ()
     sampler, episodes = play(0, [{}], script)

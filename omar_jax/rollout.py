@@ -3,7 +3,8 @@
 The life of a game: its environment opens it; then, round after round, all games that still run hand their new text
 to the caches (`extend`), all their asked seats speak in one call (`decode`), and each environment takes its seats'
 words and goes on. A finished game leaves the batch as soon as the rest fits the next smaller batch size, so that
-slots idle little; caches grow from the smallest size as transcripts do.
+slots idle little; caches grow from the smallest size as transcripts do. Some batches are played at the same time, each
+in a lane of its own (`lanes`): while the environments of one go on, the model speaks in another.
 
 A seat is played by a policy of a model (a number: which of `policies`) or by a `Player` (a script, a person, a model
 behind an endpoint). Every policy keeps caches of its own; one of another model (`Guest`) hears the game in its own
@@ -12,8 +13,10 @@ tokens.
 
 import concurrent.futures
 import dataclasses
+import functools
+import operator
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,36 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omar_jax import layout
 from omar_jax.envs.base import Ask as EnvironmentAsk
-from omar_jax.envs.base import Environment, Player, Step
+from omar_jax.envs.base import Environment
+from omar_jax.lanes import in_lanes
 from omar_jax.model import cache as kv
 from omar_jax.sampler import Ask, LegalTable, Sampler, nobody_asked, nothing_said
+from omar_jax.tables import Ear, Game, Table
 from omar_jax.text.chat import Chat
-from omar_jax.types import PADDING, Episode, Params, RolloutStep, Turn
-
-
-@dataclasses.dataclass(frozen=True)
-class Game:
-    """A game to be played: its number, its environment's seed, and who sits where.
-
-    Attributes:
-      game: names the game's random numbers.
-      seed: the environment's seed.
-      players: [P] a policy's number or a scripted player; a function of the dealt roles where seats are
-        given by role.
-      learns: [P] whether a seat's turns train, likewise; empty for all.
-    """
-
-    game: int
-    seed: int
-    players: Callable[[tuple[str, ...]], Sequence[int | Player]]
-    learns: Callable[[tuple[str, ...]], tuple[bool, ...]] = lambda roles: ()
-
-
-def environment_seed(seed: int, game: int) -> int:
-    """The environment's seed of a numbered game of a run."""
-    return int(np.random.SeedSequence((seed, game)).generate_state(1)[0])
+from omar_jax.types import PADDING, Episode, Params, Turn
 
 
 @dataclasses.dataclass
@@ -66,105 +47,9 @@ class PlayStatistics:
     cut_games: int = 0
 
     def __add__(self, other: "PlayStatistics") -> "PlayStatistics":
-        """What two processes' play cost that went on at the same time."""
+        """What play cost that went on at the same time: in two lanes, or in two processes."""
         added = {name: value + getattr(other, name) for name, value in vars(self).items()}
         return PlayStatistics(**added | {"seconds": max(self.seconds, other.seconds)})
-
-
-class _Ear:
-    """What a policy has heard of a game so far, as tokens of its model."""
-
-    def __init__(self, chat: Chat, card_in_cue: bool):
-        self.chat, self.card_in_cue = chat, card_in_cue
-        self.steps: list[RolloutStep] = []
-        self.told: dict[int, tuple[int, ...]] = {}  # a seat's private tokens, where they stand in cues
-        self.position = 0  # where the next step's public tokens go
-        self.length = 0  # tokens in the cache once all pending ones are written
-        self.pending: list[tuple[int, int, int]] = []  # (token, owner, position) not yet in the cache
-
-    def hear(self, now: Step) -> None:
-        """Takes in what the environment says after a step."""
-        public = self.chat.event(now.public)
-        if not self.steps:
-            public = self.chat.opening + public
-        private = {seat: self.chat.event(text) for seat, text in now.private.items() if text}
-        if self.card_in_cue:
-            for seat, tokens in private.items():
-                self.told[seat] = self.told.get(seat, ()) + tokens
-            private = {}
-        self.steps.append(RolloutStep(public=public, private=private))
-        where = layout.place(self.position, public, private)
-        self.pending += zip(public, [kv.SHARED] * len(public), range(where.public, where.private), strict=False)
-        for seat, tokens in private.items():
-            self.pending += [(token, seat, where.private + i) for i, token in enumerate(tokens)]
-        self.length += len(public) + sum(map(len, private.values()))
-        self.position = where.next
-
-    def cue(self, seat: int, ask: EnvironmentAsk) -> tuple[int, ...]:
-        return self.told.get(seat, ()) + self.chat.cue(ask.cue)
-
-    def given(self, seat: int, ask: EnvironmentAsk, text: str) -> Turn:
-        """A turn that this policy did not sample."""
-        action = self.chat.action(text)
-        nothing = np.zeros(len(action), np.float32)
-        return Turn(self.cue(seat, ask), action, nothing, nothing, text=text)
-
-
-class _Table:
-    """A game in progress: its environment's state, everything said so far, and the ears of all policies.
-
-    The first ear's tokens are those of the episode.
-    """
-
-    def __init__(self, spec: Game, env: Environment, ears: list[_Ear]):
-        self.spec, self.env, self.ears = spec, env, ears
-        state = env.reset(spec.seed)
-        self.roles, self.names = tuple(env.roles(state)), tuple(env.names(state))
-        self.players = tuple(spec.players(self.roles))
-        self.transcript: list[tuple[str, str]] = []
-        self.events: Counter = Counter()
-        self.cut = False
-        self.hear(env.step(state, {}))
-
-    @property
-    def over(self) -> bool:
-        return self.now.rewards is not None or self.cut
-
-    def hear(self, now: Step) -> None:
-        """Takes in what the environment says after a step."""
-        self.now = now
-        self.events.update(now.events)
-        self.transcript += [("public", now.public)] if now.public else []
-        self.transcript += [(self.names[seat], text) for seat, text in now.private.items() if text]
-        for ear in self.ears:
-            ear.hear(now)
-
-    def act(self, turns: dict[int, Turn]) -> None:
-        """All asked seats have spoken: the environment goes on."""
-        steps = self.ears[0].steps
-        steps[-1] = dataclasses.replace(steps[-1], turns=turns)
-        self.transcript += [(f"{self.names[seat]}'s turn", turn.text) for seat, turn in turns.items()]
-        self.hear(self.env.step(self.now.state, {seat: turn.text for seat, turn in turns.items()}))
-
-    def answer(self, seat: int, turn_number: int) -> str:
-        """What the player of a seat says that no policy plays."""
-        rng = np.random.default_rng((self.spec.seed, self.spec.game, turn_number, seat))
-        heard = [text for who, text in self.transcript if who in ("public", self.names[seat])]
-        return self.players[seat].act(self.env, self.now.state, seat, self.now.asks[seat], heard, rng)
-
-    def episode(self) -> Episode:
-        rewards = self.now.rewards
-        return Episode(
-            game=self.spec.game,
-            seed=self.spec.seed,
-            steps=tuple(self.ears[0].steps),
-            transcript=tuple(self.transcript),
-            rewards=None if rewards is None else tuple(rewards[seat] for seat in range(self.env.num_seats)),
-            roles=self.roles,
-            events=dict(self.events),
-            learns=self.spec.learns(self.roles),
-            names=self.names,
-        )
 
 
 class Guest(NamedTuple):
@@ -183,16 +68,32 @@ class Rollout:
       sampler: the model's.
       role_card: "private": what a seat alone knows stands in its private stream, encoded once; "cue": in every
         cue of the seat, so that a seat's view equals an ordinary prompt exactly.
+      lanes: batches played at the same time.
     """
 
-    def __init__(self, env: Environment, chat: Chat, sampler: Sampler, role_card: str = "private"):
-        self.env, self.chat, self.sampler, self.role_card = env, chat, sampler, role_card
+    def __init__(self, env: Environment, chat: Chat, sampler: Sampler, role_card: str = "private", lanes: int = 1):
+        self.env, self.chat, self.sampler, self.role_card, self.lanes = env, chat, sampler, role_card, lanes
         self._tables: dict[tuple[str, ...], LegalTable] = {}
 
     def in_batches(self, games: tuple[int, ...]) -> "Rollout":
         """The same in batches of these sizes, the largest first."""
         shapes = dataclasses.replace(self.sampler.shapes, games=games)
-        return Rollout(self.env, self.chat, dataclasses.replace(self.sampler, shapes=shapes), self.role_card)
+        return self.spoken_by(dataclasses.replace(self.sampler, shapes=shapes))
+
+    def spoken_by(self, sampler: Sampler) -> "Rollout":
+        """The same with another sampler."""
+        return Rollout(self.env, self.chat, sampler, self.role_card, self.lanes)
+
+    @property
+    def at_once(self) -> int:
+        """The most games that are played at the same time."""
+        return self.lanes * self.sampler.shapes.games[0]
+
+    def _batches(self, games: Sequence[Game]) -> list[Sequence[Game]]:
+        """Cut up for the lanes, but into no smaller batches than the sampler has."""
+        sizes = self.sampler.shapes.games
+        size = min(sizes[0], max(sizes[-1], -(-len(games) // self.lanes)))
+        return [games[first : first + size] for first in range(0, len(games), size)]
 
     def play(
         self,
@@ -202,7 +103,7 @@ class Rollout:
         temperature: float = 1.0,
         progress: Callable[[int, int], None] = lambda finished, tokens: None,
     ) -> tuple[list[Episode], PlayStatistics]:
-        """Plays games, as many at once as the sampler's largest batch, to their ends.
+        """Plays games, as many at once as the lanes' largest batches hold, to their ends.
 
         Args:
           games: who plays what.
@@ -218,27 +119,30 @@ class Rollout:
         guests = [policy if isinstance(policy, Guest) else Guest(self, policy) for policy in policies]
         if any(guest.rollout.sampler.shapes.games != self.sampler.shapes.games for guest in guests):
             raise ValueError("all policies must play batches of the same sizes")
-        statistics = PlayStatistics()
-        started = time.perf_counter()
-        most = self.sampler.shapes.games[0]
-        episodes = []
-        for i in range(0, len(games), most):
-            done = len(episodes)
+        batches = self._batches(games)
+        costs, finished = [PlayStatistics() for _ in batches], [0] * len(batches)
+        telling, started = threading.Lock(), time.perf_counter()
 
-            def report(finished, done=done):
-                progress(done + finished, statistics.action_tokens)
+        def play(number, check):
+            def report(over):
+                check()
+                with telling:
+                    finished[number] = over
+                    progress(sum(finished), sum(cost.action_tokens for cost in costs))
 
-            episodes += self._play_batch(games[i : i + most], guests, key, jnp.float32(temperature), statistics, report)
-        statistics.seconds = time.perf_counter() - started
-        return episodes, statistics
+            return self._play_batch(batches[number], guests, key, jnp.float32(temperature), costs[number], report)
+
+        episodes = [episode for batch in in_lanes(play, range(len(batches)), self.lanes) for episode in batch]
+        cost = functools.reduce(operator.add, costs, PlayStatistics())
+        return episodes, dataclasses.replace(cost, seconds=time.perf_counter() - started)
 
     def _play_batch(self, games, guests, key, temperature, statistics, report) -> list[Episode]:
         voices = [guest.rollout for guest in guests] or [self]  # where only players play, the episode is in our tokens
 
         def ears():
-            return [_Ear(voice.chat, voice.role_card == "cue") for voice in voices]
+            return [Ear(voice.chat, voice.role_card == "cue") for voice in voices]
 
-        tables = [_Table(spec, self.env, ears()) for spec in games]
+        tables = [Table(spec, self.env, ears()) for spec in games]
         slots = [*tables, *[None] * (self._batch_size(len(tables)) - len(tables))]
         caches = [guest.rollout.sampler.empty(len(slots)) for guest in guests]
         turn_number = 0
@@ -279,13 +183,13 @@ class Rollout:
                     voice.is_overlong(ear, table.now.asks) for voice, ear in zip(voices, table.ears, strict=False)
                 )
 
-    def is_overlong(self, ear: _Ear, asks: Mapping[int, EnvironmentAsk]) -> bool:
+    def is_overlong(self, ear: Ear, asks: Mapping[int, EnvironmentAsk]) -> bool:
         """Whether the sampler's arrays cannot hold what a policy of this rollout hears and is asked."""
         shapes = self.sampler.shapes
         longest_cue = max(len(ear.cue(seat, ask)) for seat, ask in asks.items())
         return ear.length > shapes.transcript[-1] - shapes.piece or longest_cue > shapes.cue
 
-    def extend(self, params: Params, cache: kv.Cache, ears: Mapping[int, _Ear], slots: int) -> kv.Cache:
+    def extend(self, params: Params, cache: kv.Cache, ears: Mapping[int, Ear], slots: int) -> kv.Cache:
         """Writes everything said since the last turn into a policy's cache; `ears` by slot."""
         shapes = self.sampler.shapes
         needed = max(ear.length for ear in ears.values()) + shapes.piece

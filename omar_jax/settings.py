@@ -149,7 +149,7 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield from one_of(f"precision.{name}", (*(("auto",) if name in ("compute", "frozen") else ()), *DTYPES))
     yield from positive("lora.alpha", "play.temperature", "ppo.learning_rate", "ppo.max_gradient_norm")
     yield from positive("cold_start.learning_rate")
-    yield from at_least(1, "play.games", "play.piece_tokens", "play.cue_tokens", "play.action_tokens")
+    yield from at_least(1, "play.games", "play.lanes", "play.piece_tokens", "play.cue_tokens", "play.action_tokens")
     yield from at_least(1, "environment.speech_tokens")
     yield from at_least(1, "ppo.iterations", "ppo.epochs", "ppo.minibatch_games", "ppo.microbatch_games")
     yield from at_least(1, "cold_start.games", "cold_start.games_at_once", "cold_start.minibatch_games")

@@ -10,8 +10,8 @@ import pytest
 
 from omar_jax.endpoint import INSTRUCTIONS, Endpoint, EndpointError, EndpointPlayer
 from omar_jax.envs.base import Ask
-from omar_jax.rollout import Game
 from omar_jax.runtime import StopRequested
+from omar_jax.tables import Game
 
 QUESTION = [{"role": "user", "content": "Who is it?"}]
 

@@ -18,8 +18,8 @@ from configs.werewolf import get_config
 from omar_jax import accelerators, experiment, forecast, layout, programs, update
 from omar_jax.envs.werewolf_bots import ScriptedPlayer
 from omar_jax.rehearsal import rehearse
-from omar_jax.rollout import Game, environment_seed
 from omar_jax.sampler import nobody_asked, nothing_said
+from omar_jax.tables import Game, environment_seed
 
 ROOT = Path(__file__).parents[1]
 RELATIVE = 0.15

@@ -10,7 +10,7 @@ import pytest
 from configs import sotopia, werewolf
 from omar_jax import catalogue, experiment, given_games, metrics
 from omar_jax.envs import sotopia_text
-from omar_jax.rollout import Game, environment_seed
+from omar_jax.tables import Game, environment_seed
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -198,8 +198,7 @@ def test_where_answers_take_long_games_end_and_are_kept_one_after_another(monkey
             at_once.append(len(specs))
             return rollout.play(specs, *rest)
 
-    shapes = SimpleNamespace(games=(256,))
-    watching = Watching(env=rollout.env, sampler=SimpleNamespace(shapes=shapes, key=rollout.sampler.key))
+    watching = Watching(env=rollout.env, sampler=SimpleNamespace(key=rollout.sampler.key), at_once=256)
     contestants = [Contestant("a", Counting(at_once=2)), Contestant("b", RandomPlayer())]
 
     def play(line_up):

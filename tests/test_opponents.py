@@ -9,7 +9,7 @@ from omar_jax.envs.werewolf import Werewolf
 from omar_jax.envs.werewolf_bots import RandomPlayer, ScriptedPlayer
 from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.opponents import LEARNER, PAST, Opponents
-from omar_jax.rollout import environment_seed
+from omar_jax.tables import environment_seed
 
 ENV = Werewolf(RULE_SETS["omar"])
 

@@ -20,8 +20,9 @@ from omar_jax.advantages import AdvantageSettings
 from omar_jax.envs.base import Ask, Player, Step
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Rollout
 from omar_jax.sampler import LegalTable, Sampler, Shapes
+from omar_jax.tables import Game, environment_seed
 from omar_jax.text.chat import Chat, load_tokenizer
 from omar_jax.train_state import OptimizerSettings, make_optimizer
 from omar_jax.update import Learner, MinibatchPlan, PPOSettings, Targets

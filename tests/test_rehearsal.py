@@ -15,14 +15,16 @@ from omar_jax.envs.werewolf_bots import ScriptedPlayer
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
 from omar_jax.rehearsal import Decode, Extend, rehearse
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Rollout
 from omar_jax.sampler import Sampler
+from omar_jax.tables import Game, environment_seed
 
 SEED = 3
 
 
 def smoke(**changes):
     config = get_config("smoke")
+    config.play.lanes = 1  # all games in one batch, whose calls are counted here
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return experiment.build(config)
 
@@ -100,8 +102,7 @@ def test_every_round_is_a_call_that_turns_as_often_as_its_longest_turn_is_long()
 def test_games_that_one_process_cannot_play_at_once_are_played_one_after_another():
     run = smoke()
     shapes = dataclasses.replace(run.rollout.sampler.shapes, games=(8, 4))
-    old = run.rollout
-    half = Rollout(old.env, old.chat, dataclasses.replace(old.sampler, shapes=shapes), old.role_card)
+    half = run.rollout.spoken_by(dataclasses.replace(run.rollout.sampler, shapes=shapes))
     found = rehearse(half, run.plan, SEED, ScriptedPlayer())
     batches = [scripted()[:8], scripted()[8:]]
     assert found.decodes.total() == sum(max(map(rounds, batch)) for batch in batches)

@@ -18,8 +18,9 @@ from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.metrics import CompilationCounter
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
-from omar_jax.rollout import Game, Guest, Rollout, environment_seed
+from omar_jax.rollout import Guest, Rollout
 from omar_jax.sampler import LegalTable, Sampler, Shapes
+from omar_jax.tables import Game, environment_seed
 from omar_jax.text.chat import Chat, load_tokenizer
 from omar_jax.types import PADDING
 
@@ -278,6 +279,45 @@ def test_a_game_whose_question_is_too_long_is_cut():
     episodes, cost = play(rollout, games([0, 1]))
     assert cost.cut_games == len(episodes)
     assert all(episode.rewards is None for episode in episodes)
+
+
+# ---------------------------------------------------------------- lanes
+
+
+def test_games_are_the_same_in_one_lane_and_in_several():
+    rollout, specs = rollout_of(shapes=CHANGING), games(range(2 * NUM_GAMES + 1))
+    wanted, cost = play(rollout, specs)
+    rollout.lanes = 3
+    told = []
+    found, cost_in_lanes = rollout.play(
+        specs, [params_of(CONFIG)], KEY, progress=lambda finished, tokens: told.append((finished, tokens))
+    )
+    assert_same_games(found, wanted)
+    assert cost_in_lanes.action_tokens == cost.action_tokens
+    assert told == sorted(told) and told[-1] == (len(specs), cost.action_tokens)
+
+
+def test_few_games_are_not_cut_up_into_batches_smaller_than_any_that_is_compiled():
+    rollout = rollout_of(shapes=dataclasses.replace(PLAIN, games=(8, 4)))
+    rollout.lanes = 2
+
+    def sizes(num_games):
+        return [len(batch) for batch in rollout._batches(games(range(num_games)))]
+
+    assert [sizes(n) for n in (3, 5, 9, 16, 17)] == [[3], [4, 1], [5, 4], [8, 8], [8, 8, 1]]
+    assert rollout.at_once == 16
+
+
+def test_a_stop_in_one_lane_stops_all():
+    rollout = rollout_of(shapes=CHANGING)
+    rollout.lanes = 2
+
+    def progress(finished, tokens):
+        if tokens:
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        rollout.play(games(range(2 * NUM_GAMES)), [params_of(CONFIG)], KEY, progress=progress)
 
 
 # ---------------------------------------------------------------- guests and players that wait

@@ -16,8 +16,9 @@ from omar_jax.envs.werewolf_rules import RULE_SETS
 from omar_jax.layout import Sizes
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
-from omar_jax.rollout import Game, Rollout, environment_seed
+from omar_jax.rollout import Rollout
 from omar_jax.sampler import LegalTable, Sampler, Shapes
+from omar_jax.tables import Game, environment_seed
 from omar_jax.text.chat import Chat, load_tokenizer
 from omar_jax.update import Learner, MinibatchPlan, PPOSettings, Targets
 
