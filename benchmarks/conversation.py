@@ -48,6 +48,11 @@ class Plan:
         """Tokens that all have heard in the end."""
         return self.opening + sum(r.told for r in self.rounds)
 
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """How many seats may be asked at once."""
+        return tuple(sorted({len(r.asked) for r in self.rounds}))
+
     def seen(self, until: int) -> int:
         """Tokens in a seat's prompt before round `until`: what all heard, and its card."""
         return self.opening + self.card + sum(r.told for r in self.rounds[:until])

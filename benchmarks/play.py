@@ -8,7 +8,8 @@ Three ways to hold the same conversations (`conversation`) with the same model a
     kept        a cache for every seat, which is written everything that the seat hears
     prefilled   no cache is kept: a seat's whole prompt is read at each of its turns
 
-The last two live here only. Ratios are of seconds for the same games, so of games/s and of tokens/s alike.
+The last two live here only. Ratios are of seconds for the same games, so of games/s and of tokens/s alike. All play
+as many batches at the same time as the configuration does (`config.play.lanes`).
 """
 
 import functools
@@ -23,6 +24,7 @@ from ml_collections import config_flags
 from benchmarks.conversation import Plan, dialogue, werewolf
 from benchmarks.measuring import QUICK, Table, against, alternate
 from omar_jax import experiment, runtime
+from omar_jax.lanes import in_lanes
 from omar_jax.model import cache as kv
 from omar_jax.model.decoder import Decoder
 from omar_jax.sampler import Sampler, Shapes, nobody_asked, nothing_said
@@ -116,14 +118,22 @@ def prefilled(player: Player, plan: Plan):
     return said
 
 
-def sides(model: Decoder, params, plan: Plan, games: int) -> dict:
+def at_once(way, player: Player, plan: Plan, lanes: int):
+    """Holds the player's conversations in so many lanes, a batch in each."""
+    return in_lanes(lambda lane, check: way(player, plan), range(lanes), lanes)
+
+
+def sides(model: Decoder, params, plan: Plan, games: int, lanes: int) -> dict:
     """The three ways, ready to run; the slowest is left out of long games."""
-    ours = Player.of(model, params, plan, games, tuple(sorted({len(r.asked) for r in plan.rounds})), piece=64)
-    alone = Player.of(model, params, plan, games, (1,), piece=64)
-    ways = {"shared": functools.partial(shared, ours, plan), "kept": functools.partial(kept, alone, plan)}
+
+    def side(way, asked, piece):
+        return functools.partial(
+            at_once, way, Player.of(model, params, plan, games // lanes, asked, piece), plan, lanes
+        )
+
+    ways = {"shared": side(shared, plan.asked, piece=64), "kept": side(kept, (1,), piece=64)}
     if plan.shared <= MOST_PREFILLED:
-        whole = Player.of(model, params, plan, games, (1,), piece=128)
-        ways["prefilled"] = functools.partial(prefilled, whole, plan)
+        ways["prefilled"] = side(prefilled, (1,), piece=128)
     return ways
 
 
@@ -140,7 +150,7 @@ def main(argv):
     )
     for seats, tokens in sorted(cells):
         plan = dialogue(tokens // 34, 32) if seats == 2 else werewolf(seats, tokens)
-        seconds = alternate(sides(run.model, params, plan, GAMES))
+        seconds = alternate(sides(run.model, params, plan, GAMES, run.rollout.lanes))
         ours = seconds["shared"]
         table.add(**{
             "seats": seats,

@@ -16,7 +16,7 @@ from absl import app
 
 from benchmarks.conversation import Plan, dialogue, werewolf
 from benchmarks.measuring import QUICK, TORCH, Table, against, alternate, peer
-from benchmarks.play import Player, shared
+from benchmarks.play import Player, at_once, shared
 from configs import werewolf as config_file
 from omar_jax import experiment, runtime
 from omar_jax.model.config import DecoderConfig
@@ -24,14 +24,15 @@ from omar_jax.model.decoder import Decoder
 
 TUNIX = ("google-tunix==0.1.7",)
 
-DIALOGUES, GEMMA_GAMES, GEMMA_TOKENS = 32, 4, 448
+DIALOGUES, LANES = 32, 2  # with Tunix
+GEMMA_GAMES, GEMMA_TOKENS = 4, 448  # with transformers
 QWEN = DecoderConfig(vocabulary=2048, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, mlp_width=768)
 
 
 def against_tunix(table: Table) -> None:
     """Two rows."""
     plan, model = dialogue(turns=6, action=32), Decoder(QWEN)
-    player = Player.of(model, experiment.initial_params(model, 0), plan, DIALOGUES, (1,), piece=40)
+    player = Player.of(model, experiment.initial_params(model, 0), plan, DIALOGUES // LANES, (1,), piece=40)
     sizes = {
         "num_layers": QWEN.layers, "vocab_size": QWEN.vocabulary, "embed_dim": QWEN.width, "hidden_dim": QWEN.mlp_width,
         "num_heads": QWEN.heads, "head_dim": QWEN.head_dim, "num_kv_heads": QWEN.kv_heads, "rope_theta": 1_000_000,
@@ -41,26 +42,25 @@ def against_tunix(table: Table) -> None:
     for name, greedy in (("Tunix", False), ("Tunix, greedy", True)):
         task = {"model": sizes, "games": DIALOGUES, "prompts": prompts, "action": 32, "greedy": greedy}
         with peer(name, "tunix_sampler", TUNIX, task) as others:
-            add(table, "Qwen3, 3.7M", player, plan, others)
+            add(table, "Qwen3, 3.7M", player, plan, LANES, others)
 
 
 def against_transformers(table: Table) -> None:
     """One row."""
     run = experiment.build(config_file.get_config("gemma3_270m"))
     plan = werewolf(7, GEMMA_TOKENS)
-    asked = tuple(sorted({len(r.asked) for r in plan.rounds}))
-    params = run.policy(*run.weights())
-    player = Player.of(run.model, params, plan, GEMMA_GAMES, asked, piece=64)
+    params, lanes = run.policy(*run.weights()), run.rollout.lanes
+    player = Player.of(run.model, params, plan, GEMMA_GAMES // lanes, plan.asked, piece=64)
     rounds = [(len(r.asked), plan.seen(i) + plan.cue, r.action) for i, r in enumerate(plan.rounds)]
     task = {"model": str(run.folder), "games": GEMMA_GAMES, "rounds": rounds}
     with peer("transformers", "transformers_generate", TORCH, task) as others:
-        add(table, "Gemma 3 270M", player, plan, others)
+        add(table, "Gemma 3 270M", player, plan, lanes, others)
 
 
-def add(table: Table, model: str, player: Player, plan: Plan, others: dict) -> None:
+def add(table: Table, model: str, player: Player, plan: Plan, lanes: int, others: dict) -> None:
     """Measures a row."""
-    seconds = alternate({"ours": functools.partial(shared, player, plan)} | others)
-    spoken = player.sampler.shapes.games[0] * plan.spoken
+    seconds = alternate({"ours": functools.partial(at_once, shared, player, plan, lanes)} | others)
+    spoken = lanes * player.sampler.shapes.games[0] * plan.spoken
     for name in others:
         table.add(**{
             "peer": name,

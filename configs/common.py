@@ -40,10 +40,11 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
 
     config.play = ConfigDict()
     config.play.games = 256  # an iteration
-    # Parts of play.games that are played at the same time, each by a thread; several devices play all games as one. A
-    # small model keeps as many CPU cores busy. A large one is read from memory by each lane: 1 is best.
-    config.play.lanes = 2
-    config.play.batch_eighths = (8, 7, 6, 4)  # of a lane's games: what its batch shrinks to as games end
+    # Games that speak together, and how many such batches are played at the same time, each by a thread; 0: by the
+    # device. Two lanes keep two CPU cores busy with a small model; a large one is read from memory by each.
+    config.play.batch_games = 0
+    config.play.lanes = 0
+    config.play.batch_eighths = (8, 6, 4)  # of batch_games: what a batch shrinks to as games end
     config.play.temperature = 1.0
     config.play.generator = "threefry2x32"  # or "rbg": other words on other devices or in other batches
     config.play.transcript_tokens = (256, 512)  # cache sizes; a longer game is cut and trains nothing
@@ -70,7 +71,7 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
     config.ppo.iterations = 18
     config.ppo.epochs = 2
     config.ppo.minibatch_games = 64
-    config.ppo.microbatch_games = 16
+    config.ppo.microbatch_games = 4  # of one forward and backward pass; more take more memory
     config.ppo.learning_rate = 8e-4
     config.ppo.warmup_steps = 8
     config.ppo.max_gradient_norm = 1.0
@@ -157,7 +158,6 @@ def pretrained(config: ConfigDict, source: str, rank: int) -> None:
     config.model.remat = True
     config.lora.rank = rank
     config.play.games = 64
-    config.play.lanes = 1
     config.play.action_tokens = 64
     config.play.cue_tokens = 64
     config.play.piece_tokens = 256

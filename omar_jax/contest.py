@@ -164,7 +164,7 @@ def compare(env: Environment, games: Games, a: str, b: str, num_games: int) -> C
 def kept(folder: Path, config: ConfigDict, contestants: Sequence[Contestant]) -> Games:
     """The games that a folder holds; raises SettingError if they are of another game or of other policies."""
     environment = {f"config.environment.{name}": value for name, value in config.environment.items()}
-    batches = ("games", "batch_eighths", "lanes")  # in other batches they are the same games
+    batches = ("games", "batch_games", "batch_eighths", "lanes")  # in other batches they are the same games
     play = {f"config.play.{name}": of for name, of in config.play.items() if name not in batches}
     rules = {**environment, **play, "seed": config.arena.seed}
     return Games(folder, rules, {contestant.name: contestant.origin for contestant in contestants})

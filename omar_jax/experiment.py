@@ -44,6 +44,10 @@ from omar_jax.update import Learner, MinibatchPlan, PPOSettings, ppo_loss
 # blocks it moves 134 GiB and needs 0.6 GiB.
 LONGEST_DENSE = 6144
 
+# How a small model plays fastest on a CPU of two cores: its caches stay near the cores, and a second thread finds a
+# core that the first one's small matrices leave idle. Accelerators play all games at once.
+CPU_BATCH_GAMES, CPU_LANES = 64, 2
+
 # What a user can mend; the commands show it as one line.
 USER_ERRORS = (
     *(settings.SettingError, CheckpointError, ModelError, FloatingPointError),
@@ -255,11 +259,20 @@ class Experiment:
         return Learner(self.model, loss, make_optimizer(optimizer)), plan
 
 
+def batches(config: ConfigDict, chosen: meshes.Meshes, on_cpu: bool) -> tuple[int, int]:
+    """How many games of a process speak together, and how many such batches are played at the same time."""
+    games, one_core = config.play.games // chosen.processes, on_cpu and chosen.play is None
+    # Programs for several devices must reach all of them in the same order, which threads do not keep.
+    lanes = 1 if chosen.play else config.play.lanes or (CPU_LANES if one_core else 1)
+    most = config.play.batch_games or (CPU_BATCH_GAMES if one_core else games)
+    return min(most, -(-games // lanes)), lanes
+
+
 def sampler_shapes(config: ConfigDict, env: Environment, chat: Chat, games: int, mesh: Mesh | None) -> Shapes:
     """The sizes play is compiled for: smaller batches for when games have finished, and half the seats.
 
-    Two of three games go on after their first day, fewer after each later one; eighths of 8, 7, 6 and 4 keep idle
-    slots under a tenth (`play/idle_share` in the metrics). Batches divide evenly over the mesh.
+    Two of three games go on after their first day, fewer after each later one; eighths of 8, 6 and 4 keep idle slots
+    under a tenth (`play/idle_share` in the metrics). Batches divide evenly over the mesh.
     """
     legal_nodes, legal_width = LegalTable.size(chat.action(choice) for choice in env.choices)
     parts = sharding.num_game_parts(mesh)
@@ -329,18 +342,17 @@ def assemble(
 ) -> Experiment:
     """`build`, with a model and its text as given; nothing is read and nothing computed."""
     env = catalogue.environment(config)
-    compute = config.precision.compute
-    if compute == "auto":
-        compute = "float32" if devices[0].platform == "cpu" else "bfloat16"
+    compute, on_cpu = config.precision.compute, devices[0].platform == "cpu"
+    compute = {"auto": "float32" if on_cpu else "bfloat16"}.get(compute, compute)
     adapters = config.lora.rank and lora.LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.projections))
     dtype = jnp.dtype(compute)
     chosen = meshes.choose(config, decoder_config, dtype, devices, report)
-    longest_dense = config.model.longest_dense or (None if devices[0].platform == "cpu" else LONGEST_DENSE)
+    longest_dense = config.model.longest_dense or (None if on_cpu else LONGEST_DENSE)
     model = Decoder(decoder_config, config.model.remat, dtype, adapters or None, longest_dense, chosen.update)
     player = dataclasses.replace(model, mesh=chosen.play)
-    # Programs for several devices must reach all of them in the same order, which threads do not keep.
-    lanes = config.play.lanes if chosen.play is None else 1
-    shapes = sampler_shapes(config, env, chat, -(-config.play.games // chosen.processes // lanes), chosen.play)
+    games, lanes = batches(config, chosen, on_cpu)
+    shapes = sampler_shapes(config, env, chat, games, chosen.play)
+    sampler = Sampler(player, chat.ends, shapes, config.play.generator)
     ppo = config.ppo
     loss = PPOSettings(
         clip_low=ppo.clip_low,
@@ -371,10 +383,7 @@ def assemble(
         env=env,
         chat=chat,
         decoder_config=decoder_config,
-        rollout=Rollout(
-            *(env, chat, Sampler(player, chat.ends, shapes, config.play.generator)),
-            *(config.environment.role_card, lanes),
-        ),
+        rollout=Rollout(env, chat, sampler, config.environment.role_card, lanes),
         learner=Learner(model, functools.partial(ppo_loss, loss), make_optimizer(optimizer)),
         plan=plan,
         advantages=AdvantageSettings(

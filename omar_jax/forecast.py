@@ -173,8 +173,8 @@ def memory(run: Experiment, topology: Topology, of: Mapping[Call, Estimate]) -> 
         for call, e in of.items():
             if isinstance(call, kind):
                 given = max(e.arguments - counted, 0)
-                # When games have ended, the cache of the others is copied.
-                taken[call] = given + (max(e.own, given) if name == "play" else e.own)
+                # When games have ended, the cache of the others is copied. Each lane has caches.
+                taken[call] = run.rollout.lanes * (given + max(e.own, given)) if name == "play" else given + e.own
         if taken:
             worst = max(taken, key=taken.__getitem__)
             phases.append(Phase(name, alive, worst, taken[worst]))

@@ -136,7 +136,7 @@ def advice(config: ConfigDict, found: Forecast, topology: Topology) -> Iterator[
             yield "--config.lora.rank=32"
             yield "--config.precision.momentum=bfloat16"
     elif phase.name == "play":
-        yield f"--config.play.games={config.play.games // 2}"
+        yield f"--config.play.batch_games={(config.play.batch_games or config.play.games) // 2}"
         yield "smaller --config.play.transcript_tokens"
     else:
         if config.ppo.microbatch_games > 1:

@@ -167,7 +167,7 @@ def rehearse(rollout: Rollout, plan: MinibatchPlan, seed: int, player: Player | 
 
     def play(player, policies, script):
         sampler = _NoModel(rollout.chat, rollout.sampler.shapes, script)
-        return sampler, rollout.spoken_by(sampler).play(games(player), policies, jax.random.key(0))[0]
+        return sampler, rollout.spoken_by(sampler, lanes=1).play(games(player), policies, jax.random.key(0))[0]
 
     script = play(player, [], ())[1] if player else ()
     sampler, episodes = play(0, [{}], script)

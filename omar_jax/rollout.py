@@ -80,9 +80,9 @@ class Rollout:
         shapes = dataclasses.replace(self.sampler.shapes, games=games)
         return self.spoken_by(dataclasses.replace(self.sampler, shapes=shapes))
 
-    def spoken_by(self, sampler: Sampler) -> "Rollout":
-        """The same with another sampler."""
-        return Rollout(self.env, self.chat, sampler, self.role_card, self.lanes)
+    def spoken_by(self, sampler: Sampler, lanes: int | None = None) -> "Rollout":
+        """The same with another sampler, and in as many lanes unless it is said in how many."""
+        return Rollout(self.env, self.chat, sampler, self.role_card, lanes or self.lanes)
 
     @property
     def at_once(self) -> int:

@@ -73,14 +73,8 @@ def assert_same_games(found, wanted):
     for a, b in zip(found, wanted, strict=True):
         assert a.transcript == b.transcript
         assert (a.game, a.rewards, a.roles, a.events) == (b.game, b.rewards, b.roles, b.events)
-        for (t, seat, mine), (u, other, theirs) in zip(turns_of(a), turns_of(b), strict=True):
-            assert (t, seat, mine.cue, mine.action, mine.legal) == (
-                u,
-                other,
-                theirs.cue,
-                theirs.action,
-                theirs.legal,
-            )
+        for (*at, mine), (*other, theirs) in zip(turns_of(a), turns_of(b), strict=True):
+            assert (*at, mine.cue, mine.action, mine.legal) == (*other, theirs.cue, theirs.action, theirs.legal)
             np.testing.assert_allclose(mine.log_probs, theirs.log_probs, rtol=1e-5, atol=2e-5)
             np.testing.assert_allclose(mine.values, theirs.values, rtol=1e-5, atol=2e-5)
 
@@ -287,11 +281,8 @@ def test_a_game_whose_question_is_too_long_is_cut():
 def test_games_are_the_same_in_one_lane_and_in_several():
     rollout, specs = rollout_of(shapes=CHANGING), games(range(2 * NUM_GAMES + 1))
     wanted, cost = play(rollout, specs)
-    rollout.lanes = 3
-    told = []
-    found, cost_in_lanes = rollout.play(
-        specs, [params_of(CONFIG)], KEY, progress=lambda finished, tokens: told.append((finished, tokens))
-    )
+    rollout.lanes, told = 3, []
+    found, cost_in_lanes = rollout.play(specs, [params_of(CONFIG)], KEY, progress=lambda *now: told.append(now))
     assert_same_games(found, wanted)
     assert cost_in_lanes.action_tokens == cost.action_tokens
     assert told == sorted(told) and told[-1] == (len(specs), cost.action_tokens)
