@@ -102,6 +102,7 @@ def train(config, workdir: Path, console: Console, stop: runtime.Stop) -> None:
             play = functools.partial(run.rollout.play, hosts.share(games), policies, key)
             everywhere = hosts.together(functools.partial(play, config.play.temperature, progress))
         del policies, players, play  # copies, on several machines; the update needs its memory
+        runtime.return_freed_memory()
         episodes = [episode for episodes, _ in everywhere for episode in episodes]
         cost = functools.reduce(operator.add, (cost for _, cost in everywhere))
 

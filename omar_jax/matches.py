@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from omar_jax import hosts
+from omar_jax import hosts, runtime
 from omar_jax.envs.base import Player, sides
 from omar_jax.metrics import write_atomically
 from omar_jax.rollout import Guest, Rollout
@@ -193,6 +193,7 @@ def play(
         def seats(roles, of=of, player=player):
             return [player[of[rollout.env.team(role)]] for role in roles]
 
+        runtime.return_freed_memory()
         numbers = games.missing(line_up, num_games)
         waiting = [mind.at_once for mind in player.values() if isinstance(mind, Player) and mind.at_once > 1]
         at_once = min([whole_batches, *(GAMES_A_QUESTION * questions for questions in waiting)])

@@ -11,6 +11,11 @@ import jax
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # glibc's malloc.h
 
 
+def _glibc(name: str):
+    """A function of glibc's malloc; None where the allocator is another."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+
+
 def keep_freed_memory() -> None:
     """Lets the allocator keep what XLA frees, where it is glibc's.
 
@@ -18,14 +23,17 @@ def keep_freed_memory() -> None:
     touching the fresh pages costs more than computing what goes into them: training runs about twice as fast with
     the memory kept.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := _glibc("mallopt"):
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)  # never: a step of a large model frees more than any size that fits an int
         mallopt(_M_TOP_PAD, 2**28)
         mallopt(_M_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Returns what `keep_freed_memory` kept to the system, before a phase that uses memory in other pieces."""
+    if malloc_trim := _glibc("malloc_trim"):
+        malloc_trim(0)
 
 
 def remember_compilations() -> None:
