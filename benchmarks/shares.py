@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -46,14 +47,16 @@ COMPILING = "/jax/core/compile/"
 
 @dataclasses.dataclass(frozen=True)
 class Timed(Sampler):
-    """A sampler whose calls are waited for, and what they took."""
+    """A sampler whose calls are waited for, and what they took, all lanes together."""
 
     seconds: Counter = dataclasses.field(default_factory=Counter, compare=False)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, compare=False)
 
     def _timed(self, part, call, *args):
         begun = time.perf_counter()
         found = jax.block_until_ready(call(self, *args))
-        self.seconds[part] += time.perf_counter() - begun
+        with self.lock:
+            self.seconds[part] += time.perf_counter() - begun
         return found
 
     def extend(self, *args):
@@ -99,6 +102,7 @@ def measure() -> dict:
         )
         policy = run.policy(moving["state"].params, frozen)
         episodes, _ = run.rollout.play(games, [policy], jax.random.key(iteration), config.play.temperature)
+        runtime.return_freed_memory()
         lap("play")
         fitting = plan.fitting(episodes)
         batch = plan.pack(fitting, roles)
@@ -119,8 +123,9 @@ def measure() -> dict:
             checkpoints.close()
         lap("checkpoint")
         spent["checkpoint"] /= config.checkpoint.every
-        spent |= dict(sampler.seconds)
-        spent["environments and text"] = spent.pop("play") - sum(sampler.seconds.values())
+        spent |= {part: seconds / run.rollout.lanes for part, seconds in sampler.seconds.items()}
+        # Of the time of play what no lane spent in calls of the model, waiting for one another included.
+        spent["environments and text"] = spent.pop("play") - spent["prefill"] - spent["decoding"]
         history.append(spent)
     return {
         "compiling": sum(compiling.values()),
@@ -132,25 +137,16 @@ def measure() -> dict:
 
 def main(argv):
     """Both processes, and their tables."""
+    del argv
     if HERE.value:
         runtime.remember_compilations()
         return print(json.dumps(measure()))
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.shares",
-            "--here",
-            *argv[1:],
-            *flags.FLAGS.flags_into_string().split(),
-        ]
+        command = [sys.executable, "-m", "benchmarks.shares", "--here", f"--iterations={ITERATIONS.value}"]
+        command += ["--quick"] * QUICK.value
         environment = os.environ | {"XDG_CACHE_HOME": folder}
-        found = [
-            json.loads(
-                subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]
-            )
-            for _ in range(2)
-        ]
+        runs = [subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE) for _ in range(2)]
+        found = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
     table = Table("shares of an iteration", ("part", "seconds", "share, %"))
     parts = found[1]["parts"]
     for part, seconds in parts.items():
