@@ -13,6 +13,7 @@ batch nor on the order of play. Shapes come from short lists (`Shapes`), so that
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -151,38 +152,53 @@ def nobody_asked(num_games: int, asked: int, shapes: Shapes) -> Ask:
     )
 
 
-def _draw(logits, uniform):
-    """One sample a row by inverting the cumulative distribution: logits [..., V], uniform [...] -> ids [...].
+def _find(masses, threshold):
+    """Where the cumulative sum of `masses` [..., S] first exceeds `threshold` [...]: the index, and the sum before it.
 
-    A single uniform number a token is much cheaper than V Gumbel ones. Only ids of positive probability can be
-    drawn: the cumulative sum rises strictly at the one found.
+    Only indices of positive mass are found: the sum rises at them. Rounding may put the threshold on the total itself;
+    the last index that rises is then meant.
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(logits, axis=-1), axis=-1)
-    threshold = uniform * cumulative[..., -1]
-    # Rounding may put the threshold on the total itself; the last id that rises is then meant.
+    cumulative = jnp.cumsum(masses, axis=-1)
     below = (cumulative <= threshold[..., None]) & (cumulative < cumulative[..., -1:])
-    return below.sum(axis=-1)
+    return below.sum(axis=-1), jnp.where(below, cumulative, 0).max(axis=-1)
+
+
+def _draw(logits, uniform):
+    """One sample a row: logits [..., V], uniform [...] -> ids and log-probabilities [...].
+
+    The cumulative distribution is inverted with a single uniform number, much cheaper than V Gumbel ones. First among
+    sums of blocks of ids, then within the block: a cumulative sum of all ids costs more than the vocabulary's product.
+    """
+    vocabulary = logits.shape[-1]
+    size = 2 ** math.ceil(math.log2(vocabulary) / 2)  # of a block
+    logits = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, -vocabulary % size)], constant_values=-jnp.inf)
+    blocks = logits.reshape(*logits.shape[:-1], -1, size)
+    top = logits.max(axis=-1)
+    masses = jnp.exp(blocks - top[..., None, None]).sum(axis=-1)
+    total = masses.sum(axis=-1)
+    block, before = _find(masses, uniform * total)
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    index, _ = _find(jnp.exp(inside - top[..., None]), uniform * total - before)
+    chosen = jnp.take_along_axis(inside, index[..., None], axis=-1)[..., 0]
+    return block * size + index, chosen - top - jnp.log(total)
 
 
 def _sample(logits, uniform, ask: Ask, node, temperature):
     """One token a turn. -> (token, log_prob, next node), each [N, A]."""
     logits = logits / temperature
-    free = _draw(logits, uniform)
-    free_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), free[..., None], axis=-1)[..., 0]
+    free, free_log_prob = _draw(logits, uniform)
 
     at_node = node[..., None, None]
     allowed = jnp.take_along_axis(ask.legal_tokens, at_node, axis=2)[:, :, 0]  # [N, A, O]
     following = jnp.take_along_axis(ask.legal_next, at_node, axis=2)[:, :, 0]
     choice_logits = jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=-1)
-    choice_logits = jnp.where(allowed != PADDING, choice_logits, IMPOSSIBLE)
-    choice = _draw(choice_logits, uniform)[..., None]
+    choice, choice_log_prob = _draw(jnp.where(allowed != PADDING, choice_logits, IMPOSSIBLE), uniform)
 
     def chosen(x):
-        return jnp.take_along_axis(x, choice, axis=-1)[..., 0]
+        return jnp.take_along_axis(x, choice[..., None], axis=-1)[..., 0]
 
     token = jnp.where(ask.legal, chosen(allowed), free)
-    log_prob = jnp.where(ask.legal, chosen(jax.nn.log_softmax(choice_logits, axis=-1)), free_log_prob)
-    return token, log_prob, chosen(following)
+    return token, jnp.where(ask.legal, choice_log_prob, free_log_prob), chosen(following)
 
 
 @dataclasses.dataclass(frozen=True)

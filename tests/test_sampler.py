@@ -76,7 +76,7 @@ def test_draws_have_the_frequencies_of_the_softmax(seed):
     logits[[2, 5]] = -np.inf, -1e30
     num_draws = 50_000
     uniform = rng.random(num_draws, dtype=np.float32)
-    drawn = np.asarray(sampling._draw(jnp.tile(logits, (num_draws, 1)), uniform))
+    drawn = np.asarray(sampling._draw(jnp.tile(logits, (num_draws, 1)), uniform)[0])
     frequency = np.bincount(drawn, minlength=8) / num_draws
     probability = np.asarray(jax.nn.softmax(logits))
     error = np.sqrt(probability * (1 - probability) / num_draws)
@@ -84,15 +84,33 @@ def test_draws_have_the_frequencies_of_the_softmax(seed):
     assert frequency[2] == frequency[5] == 0
 
 
+@pytest.mark.parametrize("vocabulary", [8, 71])
 @pytest.mark.parametrize("possible", [[3], [0, 6], [1, 2], [7], [0], list(range(8))])
-def test_edge_draws_are_possible_ids(possible):
-    logits = np.full(8, -1e30, np.float32)
+def test_edge_draws_are_possible_ids(possible, vocabulary):
+    logits = np.full(vocabulary, -1e30, np.float32)
     logits[possible] = np.linspace(-20, 3, len(possible))
     edges = np.array([0.0, 1e-38, 0.5, 1 - 2**-23, np.nextafter(np.float32(1), np.float32(0))], np.float32)
-    drawn = np.asarray(sampling._draw(jnp.tile(logits, (len(edges), 1)), edges)).tolist()
+    drawn = np.asarray(sampling._draw(jnp.tile(logits, (len(edges), 1)), edges)[0]).tolist()
     likely = [i for i in possible if jax.nn.softmax(logits)[i] > 0]
     assert set(drawn) <= set(likely)
     assert drawn[0] == likely[0] and drawn[-1] == likely[-1]
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 5, 64, 300, 2048, 5000])
+def test_a_draw_inverts_the_cumulative_distribution(vocabulary):
+    rng = np.random.default_rng(vocabulary)
+    logits = (4 * rng.normal(size=(50, vocabulary))).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.2] = -1e30
+    logits[:, rng.integers(vocabulary)] = 1.0
+    uniform = rng.random(50, dtype=np.float32)
+    drawn, log_probs = map(np.asarray, sampling._draw(jnp.asarray(logits), jnp.asarray(uniform)))
+    exact = logits.astype(np.float64)
+    exact = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    exact /= exact.sum(axis=-1, keepdims=True)
+    after, row = exact.cumsum(axis=-1), np.arange(50)
+    at, mass = after[row, drawn], exact[row, drawn]
+    assert ((at - mass <= uniform + 1e-6) & (uniform <= at + 1e-6)).all()
+    np.testing.assert_allclose(log_probs, np.log(mass), atol=2e-6, rtol=2e-6)
 
 
 # ---------------------------------------------------------------- turns
