@@ -9,6 +9,7 @@ token, which is quicker. transformers: Werewolf's days (`conversation.werewolf`)
 """
 
 import functools
+import sys
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks.measuring import QUICK, TORCH, Table, against, alternate, peer
 from benchmarks.play import Player, at_once, shared
 from configs import werewolf as config_file
 from omar_jax import experiment, runtime
-from omar_jax.model.config import DecoderConfig
+from omar_jax.model.config import DecoderConfig, ModelError
 from omar_jax.model.decoder import Decoder
 
 TUNIX = ("google-tunix==0.1.7",)
@@ -82,7 +83,10 @@ def main(argv):
     against_tunix(table)
     if not QUICK.value:
         jax.clear_caches()
-        against_transformers(table)
+        try:
+            against_transformers(table)
+        except ModelError as error:
+            sys.exit(f"benchmarks: not compared with transformers: {error}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from benchmarks.measuring import QUICK, Table
 from configs import werewolf as config_file
@@ -159,5 +159,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
     runtime.keep_freed_memory()
     app.run(main)
