@@ -261,10 +261,10 @@ class Experiment:
 
 def batches(config: ConfigDict, chosen: meshes.Meshes, on_cpu: bool) -> tuple[int, int]:
     """How many games of a process speak together, and how many such batches are played at the same time."""
-    games, one_core = config.play.games // chosen.processes, on_cpu and chosen.play is None
+    games, one_cpu = config.play.games // chosen.processes, on_cpu and chosen.play is None
     # Programs for several devices must reach all of them in the same order, which threads do not keep.
-    lanes = 1 if chosen.play else config.play.lanes or (CPU_LANES if one_core else 1)
-    most = config.play.batch_games or (CPU_BATCH_GAMES if one_core else games)
+    lanes = 1 if chosen.play else config.play.lanes or (CPU_LANES if one_cpu else 1)
+    most = config.play.batch_games or (CPU_BATCH_GAMES if one_cpu else games)
     return min(most, -(-games // lanes)), lanes
 
 
@@ -276,9 +276,9 @@ def sampler_shapes(config: ConfigDict, env: Environment, chat: Chat, games: int,
     """
     legal_nodes, legal_width = LegalTable.size(chat.action(choice) for choice in env.choices)
     parts = sharding.num_game_parts(mesh)
-    batches = {-(-max(games * eighths // 8, 1) // parts) * parts for eighths in config.play.batch_eighths}
+    sizes = {-(-max(games * eighths // 8, 1) // parts) * parts for eighths in config.play.batch_eighths}
     return Shapes(
-        games=tuple(sorted(batches, reverse=True)),
+        games=tuple(sorted(sizes, reverse=True)),
         transcript=tuple(config.play.transcript_tokens),
         piece=config.play.piece_tokens,
         cue=config.play.cue_tokens,

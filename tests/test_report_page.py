@@ -88,6 +88,8 @@ def opened(driver, page, fragment="", size=DESKTOP):
     seen(driver, size, "light")
     driver.get("about:blank")  # or a new fragment would load nothing
     driver.get(page + fragment)
+    # Some versions of the driver come back before the page's scripts have run.
+    wait_for(lambda: driver.execute_script("return document.readyState + location.protocol") == "completefile:")
     return driver
 
 
@@ -307,12 +309,14 @@ def test_nothing_sticks_out(browser):
         seen(browser, size, scheme)
         for iteration, game in ((0, 10), (5, 20)):
             go_to(browser, iteration, game)
-            root = "document.documentElement"
-            assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0, size
-            assert browser.execute_script("return innerWidth") == size[0]
+            root = "document.documentElement"  # which is laid out again some time after the window has changed
+            wait_for(lambda size=size: browser.execute_script("return innerWidth") == size[0])
+            sticking_out = f"return {root}.scrollWidth - {root}.clientWidth"
+            wait_for(lambda sticking_out=sticking_out: browser.execute_script(sticking_out) == 0)
         token = browser.find_elements(By.CSS_SELECTOR, ".turn .token")[-1]
         browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'end'})", token)
         browser.execute_script("arguments[0].focus({preventScroll: true})", token)
+        wait_for(one(browser, "#tip").is_displayed)
         box = browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", one(browser, "#tip"))
         assert box["width"] > 0 and box["left"] >= 0 and box["right"] <= size[0]
         assert box["top"] >= 0 and box["bottom"] <= size[1]
