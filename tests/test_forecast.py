@@ -146,7 +146,10 @@ def grown(call):
 
 def measure():
     """Prints (forecast, measured) bytes of the largest calls as JSON; run in a process of its own."""
-    run = experiment.build(get_config())
+    config = get_config()
+    config.play.lanes, config.play.batch_games = 1, 256  # large calls, beside which what else grows is small
+    config.ppo.microbatch_games = 16
+    run = experiment.build(config)
     topology = accelerators.find(accelerators.LOCAL)
     trained, frozen = run.weights()
     policy, learner, sampler = run.policy(trained, frozen), run.learner, run.rollout.sampler
