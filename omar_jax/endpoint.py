@@ -72,7 +72,7 @@ class Endpoint:
         except ModuleNotFoundError as error:
             raise EndpointError("models behind endpoints need a package: pip install openai") from error
         self.model, self.url, self.at_once, self._check = model, url, at_once, check
-        self._free = threading.BoundedSemaphore(at_once)
+        self._free = threading.BoundedSemaphore(at_once)  # several lanes may ask at the same time
         # It raises ValueError where an answer is no JSON.
         self._errors = (openai.APIError, ValueError)
         key = os.environ.get("OPENAI_API_KEY", "none")  # servers of one's own ask for none
