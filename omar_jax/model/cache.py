@@ -21,8 +21,6 @@ from omar_jax.model.config import DecoderConfig
 
 SHARED = -1
 EMPTY = -2
-# Pairs of a turn's new tokens and its branch's: so many are multiplied and summed, more are matrix products.
-FEW_PAIRS = 1024
 
 
 class Cache(NamedTuple):
@@ -127,14 +125,15 @@ def extending(config: DecoderConfig, cache: Cache, marked: Cache, piece: Piece) 
 class Branches(NamedTuple):
     """What the turns being spoken add to what they see: room for B = cue + action tokens each."""
 
-    keys: tuple[jax.Array, ...]  # a layer: [N, A, K, B, h]
+    keys: tuple[jax.Array, ...]  # a layer: [N, A, K, h, B]
     values: tuple[jax.Array, ...]  # a layer: [N, A, K, B, h]
 
 
 def empty_branches(config: DecoderConfig, num_games: int, asked: int, room: int, dtype=jnp.float32) -> Branches:
     """Branch caches that hold nothing yet."""
-    shape = (num_games, asked, config.kv_heads, room, config.head_dim)
-    return Branches(*(tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2)))
+    keys = (num_games, asked, config.kv_heads, config.head_dim, room)
+    values = (num_games, asked, config.kv_heads, room, config.head_dim)
+    return Branches(*(tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for shape in (keys, values)))
 
 
 def speaking(
@@ -169,9 +168,7 @@ def speaking(
 
     def attend(layer, query, key, value):
         n, a, q, k, g, h = query.shape
-        # Multiply and sum: for so few queries a turn this beats a batch of tiny matrix products.
-        few = q * branches.keys[layer].shape[3] <= FEW_PAIRS
-        keys = jax.lax.dynamic_update_slice_in_dim(branches.keys[layer], key.transpose(0, 1, 3, 2, 4), written, 3)
+        keys = jax.lax.dynamic_update_slice_in_dim(branches.keys[layer], key.transpose(0, 1, 3, 4, 2), written, 4)
         values = jax.lax.dynamic_update_slice_in_dim(branches.values[layer], value.transpose(0, 1, 3, 2, 4), written, 3)
         window = config.window(layer)
         sees_past = past_visible[:, :, None, :] & within(positions, cache.positions[:, None, :], window)
@@ -180,12 +177,9 @@ def speaking(
         rows = query.transpose(0, 3, 4, 1, 2, 5).reshape(n, k, g * a * q, h)
         past = jnp.matmul(rows, cache.keys[layer], preferred_element_type=jnp.float32)
         past = jnp.where(sees_past[:, None, None], past.reshape(n, k, g, a, q, -1), MASKED)
-        by_turn = query.transpose(0, 1, 3, 4, 2, 5)  # [N, A, K, G, Q, h]
-        if few:
-            own = (by_turn[..., None, :] * keys[:, :, :, None, None]).astype(jnp.float32).sum(axis=-1)
-        else:
-            own = jnp.einsum("nakgqh,nakbh->nakgqb", by_turn, keys, preferred_element_type=jnp.float32)
-        own = jnp.where(sees_branch[:, :, None, None], own, MASKED)
+        by_turn = query.transpose(0, 1, 3, 4, 2, 5).reshape(n, a, k, g * q, h)
+        own = jnp.matmul(by_turn, keys, preferred_element_type=jnp.float32)
+        own = jnp.where(sees_branch[:, :, None, None], own.reshape(n, a, k, g, q, -1), MASKED)
 
         own_top = own.max(axis=-1).transpose(0, 2, 3, 1, 4)  # [N, K, G, A, Q]
         top = jnp.maximum(past.max(axis=-1), own_top)
@@ -194,11 +188,8 @@ def speaking(
         total = past.sum(axis=-1) + own.sum(axis=-1).transpose(0, 2, 3, 1, 4)
         from_past = jnp.matmul(past.reshape(n, k, g * a * q, -1).astype(values.dtype), cache.values[layer])
         from_past = from_past.reshape(n, k, g, a, q, h).transpose(0, 3, 4, 1, 2, 5)
-        if few:
-            from_own = (own[..., None] * values[:, :, :, None, None]).sum(axis=-2)
-        else:
-            from_own = jnp.einsum("nakgqb,nakbh->nakgqh", own.astype(values.dtype), values)
-        from_own = from_own.transpose(0, 1, 4, 2, 3, 5)
+        from_own = jnp.matmul(own.reshape(n, a, k, g * q, -1).astype(values.dtype), values)
+        from_own = from_own.reshape(n, a, k, g, q, h).transpose(0, 1, 4, 2, 3, 5)
         out = (from_past + from_own) / total.transpose(0, 3, 4, 1, 2)[..., None]
         return out.astype(query.dtype), (keys, values)
 
