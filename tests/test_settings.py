@@ -109,7 +109,7 @@ def test_every_rule_set_passes(rules):
         ("play.transcript_tokens", (), "ascending cache sizes, as in (256, 512)"),
         ("play.transcript_tokens", (512, 256), "ascending cache sizes, as in (256, 512)"),
         ("play.transcript_tokens", ("many",), "ascending cache sizes, as in (256, 512)"),
-        ("play.transcript_tokens", (100, 256), "at least twice play.piece_tokens=64"),
+        ("play.transcript_tokens", (40, 256), "at least twice play.piece_tokens=24"),
         ("layout.buckets", (), "(shared, seat, action, turn) sizes, as in ((256, 320, 128, 24),)"),
         ("layout.buckets", (1, 2), "(shared, seat, action, turn) sizes, as in ((256, 320, 128, 24),)"),
         ("layout.buckets", ((8, 8, 8),), "(shared, seat, action, turn) sizes, as in ((256, 320, 128, 24),)"),
