@@ -3,7 +3,9 @@
     python -m benchmarks.growth
 
 One of the four is varied at a time; an exponent of 1 means that twice as much costs twice as much. Memory is what the
-compiled gradient needs beside its arguments, and for play the caches.
+compiled gradient needs beside its arguments, and for play the caches. Attention grows with the square of a game's
+tokens, so turns have two exponents: up to `LINEAR` turns and beyond. Of the gradient's products, counted, attention's
+share is told.
 """
 
 import dataclasses
@@ -16,9 +18,10 @@ from absl import app
 from benchmarks.conversation import Plan, episode, in_turn
 from benchmarks.measuring import QUICK, Table, alternate
 from benchmarks.play import Player, shared
-from benchmarks.update import microbatch
+from benchmarks.update import microbatch, model_flops
 from configs import werewolf as config_file
-from omar_jax import experiment, runtime, update
+from omar_jax import experiment, layout, runtime, update
+from omar_jax.model.config import DecoderConfig
 from omar_jax.model.decoder import Decoder
 from omar_jax.model.hf import tensor_shapes
 
@@ -29,6 +32,7 @@ VARIED = {
     "games": (4, 8, 16, 32, 64),
     "width": (96, 192, 384, 768),
 }
+LINEAR = 16  # turns: about as many as cost in proportion, with the embedded model
 
 
 def sized(run: experiment.Experiment, width: int) -> experiment.Experiment:
@@ -46,9 +50,9 @@ def sized(run: experiment.Experiment, width: int) -> experiment.Experiment:
     return dataclasses.replace(run, decoder_config=config, learner=learner)
 
 
-def gradient_of(run: experiment.Experiment, params, plan: Plan, games: int):
-    """The compiled gradient of so many games, ready to run, and the bytes it needs beside its arguments."""
-    batch, targets = microbatch(run, [episode(plan, run.decoder_config.vocabulary, seed) for seed in range(games)])
+def gradient_of(run: experiment.Experiment, params, episodes):
+    """The compiled gradient of games, ready to run, and the bytes it needs beside its arguments."""
+    batch, targets = microbatch(run, episodes)
 
     def loss(params, batch, targets):
         return run.learner.loss(update.evaluate_actions(run.model, params, batch, 1.0), batch, targets, 100.0)[0]
@@ -65,6 +69,15 @@ def cache_bytes(player: Player, plan: Plan) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
 
+def attention_share(config: DecoderConfig, plan: Plan, episodes) -> float:
+    """Of the multiplications of a gradient, as computed with whole masks."""
+    sizes = [layout.sizes(episode) for episode in episodes]
+    pairs = sum(size.shared**2 + size.seat * (size.shared + size.seat) for size in sizes)
+    attention = 3 * 4 * pairs * config.layers * config.heads * config.head_dim
+    matrices = model_flops(config, sum(s.shared + s.seat for s in sizes), len(episodes) * plan.spoken)
+    return attention / (attention + matrices)
+
+
 def exponent(amounts, costs) -> float:
     """Of a power law through the points, by least squares of logarithms."""
     return float(np.polyfit(np.log(amounts), np.log(costs), 1)[0])
@@ -74,8 +87,8 @@ def main(argv):
     """A table of all points, and one of exponents."""
     del argv
     run = experiment.build(config_file.get_config())
-    columns = ("varied", "amount", "play, s", "caches, MiB", "gradient, s", "its memory, MiB")
-    points = Table("growth", columns)
+    costs = ("play, s", "caches, MiB", "gradient, s", "its memory, MiB")
+    points = Table("growth", ("varied", "amount", *costs, "attention's share"))
     for varied, amounts in VARIED.items():
         for amount in amounts[:3] if QUICK.value else amounts:
             of = {"turns": TURNS, "seats": SEATS, "games": GAMES, "width": WIDTH} | {varied: amount}
@@ -83,7 +96,8 @@ def main(argv):
             plan, games = in_turn(of["seats"], of["turns"]), of["games"]
             params = experiment.initial_params(here.model, 0)
             player = Player.of(here.model, params, plan, games, (1,), piece=64)
-            gradient, memory = gradient_of(here, params, plan, games)
+            episodes = [episode(plan, here.decoder_config.vocabulary, seed) for seed in range(games)]
+            gradient, memory = gradient_of(here, params, episodes)
             seconds = alternate({"play": functools.partial(shared, player, plan), "gradient": gradient})
             points.add(**{
                 "varied": varied,
@@ -92,15 +106,23 @@ def main(argv):
                 "caches, MiB": cache_bytes(player, plan) / 2**20,
                 "gradient, s": float(np.median(seconds["gradient"])),
                 "its memory, MiB": memory / 2**20,
+                "attention's share": attention_share(here.decoder_config, plan, episodes),
             })  # fmt: skip
-    exponents = Table("exponents of growth", ("varied", *columns[2:]))
+    exponents = Table("exponents of growth", ("varied", "from", "to", *costs))
     for varied in VARIED:
         rows = [row for row in points.rows if row["varied"] == varied]
-        amounts = [row["amount"] for row in rows]
-        if varied == "width":
-            amounts = [sum(map(np.prod, tensor_shapes(sized(run, w).decoder_config).values())) for w in amounts]
-        fitted = {column: exponent(amounts, [row[column] for row in rows]) for column in columns[2:]}
-        exponents.add(varied="parameters" if varied == "width" else varied, **fitted)
+        parts = [rows]
+        if varied == "turns":
+            parts = [[r for r in rows if r["amount"] <= LINEAR], [r for r in rows if r["amount"] >= LINEAR]]
+        for part in parts:
+            amounts = [row["amount"] for row in part]
+            if varied == "width":
+                shapes = [tensor_shapes(sized(run, width).decoder_config).values() for width in amounts]
+                amounts = [int(sum(map(np.prod, each))) for each in shapes]
+            if len(part) > 1:
+                fitted = {cost: exponent(amounts, [row[cost] for row in part]) for cost in costs}
+                name = "parameters" if varied == "width" else varied
+                exponents.add(**{"varied": name, "from": amounts[0], "to": amounts[-1], **fitted})
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def decode_seconds(run: experiment.Experiment, params) -> np.ndarray:
     seats, games = SEATS.value, GAMES.value
     plan = werewolf(seats, PAST.value)
     player = Player.of(run.model, params, plan, games, (seats,), piece=64)
-    cache = player.hear(player.sampler.empty(games), plan.shared, kv.SHARED, 0)
+    cache = player.hear(player.sampler.empty(games), [kv.SHARED] * plan.shared, 0)
 
     def speak(action):
         return player.speak(cache, tuple(range(seats)), action, plan.cue, plan.shared, 0)

@@ -13,6 +13,7 @@ as many batches at the same time as the configuration does (`config.play.lanes`)
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -53,16 +54,16 @@ class Player(NamedTuple):
         shapes = Shapes((games,), tuple(rooms), piece, plan.cue, longest, asked, legal_nodes=1, legal_width=1)
         return Player(Sampler(model, (), shapes), params)
 
-    def hear(self, cache: kv.Cache, count: int, owner: int, heard: int) -> kv.Cache:
-        """Adds `count` tokens to a cache that holds `heard`."""
-        shapes = self.sampler.shapes
+    def hear(self, cache: kv.Cache, owners: Sequence[int], heard: int) -> kv.Cache:
+        """Adds a token for each of these owners to a cache that holds `heard`."""
+        shapes, count = self.sampler.shapes, len(owners)
         room = min(size for size in shapes.transcript if size >= heard + count + shapes.piece)
         if room > cache.room:
             cache = self.sampler.grow(cache, room)
         for first in range(0, count, shapes.piece):
-            piece, now = nothing_said(shapes.games[0], shapes), min(shapes.piece, count - first)
-            piece.owner[:, :now], piece.count[:] = owner, now
-            piece.tokens[:, :now] = piece.positions[:, :now] = heard + first + np.arange(now)
+            piece, now = nothing_said(shapes.games[0], shapes), owners[first : first + shapes.piece]
+            piece.owner[:, : len(now)], piece.count[:] = now, len(now)
+            piece.tokens[:, : len(now)] = piece.positions[:, : len(now)] = heard + first + np.arange(len(now))
             piece.tokens[:] %= self.sampler.model.config.vocabulary
             cache = self.sampler.extend(self.params, cache, piece)
         return cache
@@ -79,29 +80,25 @@ class Player(NamedTuple):
 def shared(player: Player, plan: Plan):
     """One cache a game."""
     cache = player.sampler.empty(player.sampler.shapes.games[0])
-    cache, heard = player.hear(cache, plan.opening, kv.SHARED, 0), plan.opening
-    for seat in range(plan.seats):
-        cache, heard = player.hear(cache, plan.card, seat, heard), heard + plan.card
-    said = None
+    cards = [seat for seat in range(plan.seats) for _ in range(plan.card)]
+    heard, new, said = 0, [kv.SHARED] * plan.opening + cards, None
     for turn, (asked, action, told) in enumerate(plan.rounds):
+        cache, heard = player.hear(cache, new, heard), heard + len(new)
         # On the host before the next round, as an environment needs it.
         said = np.asarray(player.speak(cache, asked, action, plan.cue, heard, turn))
-        cache, heard = player.hear(cache, told, kv.SHARED, heard), heard + told
+        new = [kv.SHARED] * told
     return said
 
 
 def kept(player: Player, plan: Plan):
     """A cache a seat: those who speak are asked, and everybody's cache is written what was said."""
-    caches = []
-    for _ in range(plan.seats):
-        cache = player.sampler.empty(player.sampler.shapes.games[0])
-        caches.append(player.hear(cache, plan.opening + plan.card, kv.SHARED, 0))
-    heard, said = plan.opening + plan.card, None
+    caches = [player.sampler.empty(player.sampler.shapes.games[0]) for _ in range(plan.seats)]
+    heard, new, said = 0, [kv.SHARED] * (plan.opening + plan.card), None
     for turn, (asked, action, told) in enumerate(plan.rounds):
+        caches, heard = [player.hear(cache, new, heard) for cache in caches], heard + len(new)
         said = [player.speak(caches[seat], (0,), action, plan.cue, heard, turn) for seat in asked]
         said = jax.device_get(said)
-        caches = [player.hear(cache, told, kv.SHARED, heard) for cache in caches]
-        heard += told
+        new = [kv.SHARED] * told
     return said
 
 
@@ -112,7 +109,7 @@ def prefilled(player: Player, plan: Plan):
         said = []
         for _ in asked:
             cache = player.sampler.empty(player.sampler.shapes.games[0])
-            cache = player.hear(cache, plan.seen(turn), kv.SHARED, 0)
+            cache = player.hear(cache, [kv.SHARED] * plan.seen(turn), 0)
             said.append(player.speak(cache, (0,), action, plan.cue, plan.seen(turn), turn))
         said = jax.device_get(said)
     return said

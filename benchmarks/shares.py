@@ -1,6 +1,7 @@
 """Where the time of the default run goes: shares of an iteration, and what is compiled before the first.
 
     python -m benchmarks.shares
+    python -m benchmarks.shares --games=64
 
 Two processes with one compilation cache, empty at first: a first run and any later one. Each builds the run as
 `omar_jax.main` does, compiles, and makes `--iterations` iterations with every jitted call of play waited for, so that
@@ -30,6 +31,7 @@ from omar_jax.checkpoint import Checkpoints
 from omar_jax.sampler import Sampler
 
 ITERATIONS = flags.DEFINE_integer("iterations", 4, "Measured, the first not.", lower_bound=2)
+GAMES = flags.DEFINE_integer("games", 0, "Of an iteration; 0: as many as the configuration says.", lower_bound=0)
 HERE = flags.DEFINE_bool("here", False, "Measure in this process.")
 
 PARTS = (
@@ -75,6 +77,7 @@ def measure() -> dict:
         lambda event, seconds, **_: compiling.update({event: seconds}) if event.startswith(COMPILING) else None
     )
     config = config_file.get_config("smoke" if QUICK.value else "")
+    config.play.games = GAMES.value or config.play.games
     run = experiment.build(config)
     of_sampler = run.rollout.sampler
     sampler = Timed(**{field.name: getattr(of_sampler, field.name) for field in dataclasses.fields(of_sampler)})
@@ -143,7 +146,7 @@ def main(argv):
         return print(json.dumps(measure()))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.shares", "--here", f"--iterations={ITERATIONS.value}"]
-        command += ["--quick"] * QUICK.value
+        command += [f"--games={GAMES.value}", *["--quick"] * QUICK.value]
         environment = os.environ | {"XDG_CACHE_HOME": folder}
         runs = [subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE) for _ in range(2)]
         found = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
