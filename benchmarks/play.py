@@ -1,6 +1,7 @@
 """Play: one transcript a game against one row a seat, for several numbers of seats and lengths of games.
 
     python -m benchmarks.play
+    python -m benchmarks.play --cells=7x1024
 
 Three ways to hold the same conversations (`conversation`) with the same model and the same jitted calls:
 
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
+from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks.conversation import Plan, dialogue, werewolf
@@ -32,9 +33,11 @@ from omar_jax.sampler import Sampler, Shapes, nobody_asked, nothing_said
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "Whose model to measure.")
 
+CELLS = flags.DEFINE_list("cells", [], "Seats and tokens of a game, as in 7x1024,9x1024; none: all, half an hour.")
+
 GAMES = 32
 SEATS, TOKENS = (2, 5, 7, 9, 16), (256, 512, 1024, 2048, 4096)
-MOST_PREFILLED = 1024  # tokens of games in which every turn's prompt is read anew: longer ones take minutes
+MOST_PREFILLED = 1050  # tokens of games in which every turn's prompt is read anew: longer ones take minutes
 
 
 class Player(NamedTuple):
@@ -135,13 +138,13 @@ def sides(model: Decoder, params, plan: Plan, games: int, lanes: int) -> dict:
 
 
 def main(argv):
-    """Seats at 1,024 tokens, and tokens at 7 seats."""
+    """By default seats at 1,024 tokens, and tokens at 7 seats."""
     del argv
     run = experiment.build(CONFIG.value)
     params = experiment.initial_params(run.model, 0)
     cells = [(seats, 1024) for seats in SEATS] + [(7, tokens) for tokens in TOKENS if tokens != 1024]
-    if QUICK.value:
-        cells = [(7, 512)]
+    if CELLS.value or QUICK.value:
+        cells = [tuple(map(int, cell.split("x"))) for cell in CELLS.value or ["7x512"]]
     table = Table(
         "play", ("seats", "tokens of a game", "games/s", "tokens/s", "against caches kept a seat", "against prefilling")
     )
