@@ -10,6 +10,7 @@ share is told.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import numpy as np
@@ -33,6 +34,13 @@ VARIED = {
     "width": (96, 192, 384, 768),
 }
 LINEAR = 16  # turns: about as many as cost in proportion, with the embedded model
+FITTED = (  # what is varied, the least and the most of a power law's points
+    ("turns", 0, LINEAR),
+    ("turns", LINEAR, math.inf),
+    ("seats", 0, math.inf),
+    ("games", 0, math.inf),
+    ("width", 0, math.inf),
+)
 
 
 def sized(run: experiment.Experiment, width: int) -> experiment.Experiment:
@@ -109,20 +117,16 @@ def main(argv):
                 "attention's share": attention_share(here.decoder_config, plan, episodes),
             })  # fmt: skip
     exponents = Table("exponents of growth", ("varied", "from", "to", *costs))
-    for varied in VARIED:
-        rows = [row for row in points.rows if row["varied"] == varied]
-        parts = [rows]
-        if varied == "turns":
-            parts = [[r for r in rows if r["amount"] <= LINEAR], [r for r in rows if r["amount"] >= LINEAR]]
-        for part in parts:
-            amounts = [row["amount"] for row in part]
-            if varied == "width":
-                shapes = [tensor_shapes(sized(run, width).decoder_config).values() for width in amounts]
-                amounts = [int(sum(map(np.prod, each))) for each in shapes]
-            if len(part) > 1:
-                fitted = {cost: exponent(amounts, [row[cost] for row in part]) for cost in costs}
-                name = "parameters" if varied == "width" else varied
-                exponents.add(**{"varied": name, "from": amounts[0], "to": amounts[-1], **fitted})
+    for varied, least, most in FITTED:
+        rows = [row for row in points.rows if row["varied"] == varied and least <= row["amount"] <= most]
+        if len(rows) < 2:  # of --quick
+            continue
+        amounts, name = [row["amount"] for row in rows], varied
+        if varied == "width":
+            shapes = [tensor_shapes(sized(run, width).decoder_config).values() for width in amounts]
+            amounts, name = [int(sum(map(np.prod, each))) for each in shapes], "parameters"
+        fitted = {cost: exponent(amounts, [row[cost] for row in rows]) for cost in costs}
+        exponents.add(**{"varied": name, "from": amounts[0], "to": amounts[-1], **fitted})
 
 
 if __name__ == "__main__":

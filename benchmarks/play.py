@@ -14,6 +14,7 @@ as many batches at the same time as the configuration does (`config.play.lanes`)
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,12 +33,14 @@ from omar_jax.model.decoder import Decoder
 from omar_jax.sampler import Sampler, Shapes, nobody_asked, nothing_said
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "Whose model to measure.")
-
 CELLS = flags.DEFINE_list("cells", [], "Seats and tokens of a game, as in 7x1024,9x1024; none: all, half an hour.")
+flags.register_validator(
+    "cells", lambda cells: all(re.fullmatch(r"\d+x\d+", cell) for cell in cells), "seats x tokens, as in 7x1024,9x1024"
+)
 
 GAMES = 32
 SEATS, TOKENS = (2, 5, 7, 9, 16), (256, 512, 1024, 2048, 4096)
-MOST_PREFILLED = 1050  # tokens of games in which every turn's prompt is read anew: longer ones take minutes
+MOST_PREFILLED = 1050  # tokens of games in which every turn's prompt is read anew, 1,024 and a turn: more take minutes
 
 
 class Player(NamedTuple):

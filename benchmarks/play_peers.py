@@ -33,7 +33,8 @@ QWEN = DecoderConfig(vocabulary=2048, width=256, layers=4, heads=4, kv_heads=2, 
 def against_tunix(table: Table) -> None:
     """Two rows."""
     plan, model = dialogue(turns=6, action=32), Decoder(QWEN)
-    player = Player.of(model, experiment.initial_params(model, 0), plan, DIALOGUES // LANES, (1,), piece=34)
+    params, piece = experiment.initial_params(model, 0), plan.rounds[0].told
+    player = Player.of(model, params, plan, DIALOGUES // LANES, (1,), piece)
     sizes = {
         "num_layers": QWEN.layers, "vocab_size": QWEN.vocabulary, "embed_dim": QWEN.width, "hidden_dim": QWEN.mlp_width,
         "num_heads": QWEN.heads, "head_dim": QWEN.head_dim, "num_kv_heads": QWEN.kv_heads, "rope_theta": 1_000_000,
