@@ -190,8 +190,7 @@ def made_calls(run: Experiment, rehearsed: Rehearsal, processes: int) -> dict[Ca
     for room, count in sorted(rehearsed.microbatches.items()):
         made[Score(room)] = count
         made[Accumulate(room)] = ppo.epochs * count
-    microbatches = sum(rehearsed.microbatches.values())
-    made[Apply()] = ppo.epochs * math.ceil(microbatches * ppo.microbatch_games / ppo.minibatch_games)
+    made[Apply()] = ppo.epochs * math.ceil(rehearsed.fitting / ppo.minibatch_games)
     return made
 
 

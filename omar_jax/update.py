@@ -7,6 +7,7 @@ added up, and the optimizer takes one step. Microbatches of several sizes thus w
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ class MinibatchPlan:
 
     Attributes:
       games_at_once: games of one layout: an iteration's.
-      minibatch_games: games of one optimizer step.
+      minibatch_games: games of one optimizer step, about.
       microbatch_games: games of one forward and backward pass; divides `minibatch_games`.
       buckets: array sizes of microbatches, ascending; the last holds every game.
       legal_width: O of the batch.
@@ -187,13 +188,17 @@ class MinibatchPlan:
     def minibatches(
         self, episodes: Sequence[Episode], batch: GameBatch, targets: Targets, generator: np.random.Generator
     ) -> Iterator[list[tuple[GameBatch, Targets]]]:
-        """One epoch: every game once, in minibatches of microbatches."""
+        """One epoch: every game once, in minibatches that differ by a microbatch at most.
+
+        Some microbatches are not full. Were minibatches filled with so many microbatches, those over would be another,
+        small and noisy minibatch, whose step is as long as any other's.
+        """
         order = self.microbatches(episodes, generator)
-        together = self.minibatch_games // self.microbatch_games
-        for first in range(0, len(order), together):
+        steps = math.ceil(len(episodes) / self.minibatch_games)
+        for part in range(steps):
             yield [
                 (self.crop(batch, games, room), self.crop(targets, games, room))
-                for room, games in order[first : first + together]
+                for room, games in order[part * len(order) // steps : (part + 1) * len(order) // steps]
             ]
 
 

@@ -109,13 +109,20 @@ def test_microbatches_of_several_buckets_add_up_to_the_whole(seed):
 def test_an_epoch_takes_every_game_once():
     seen = []
     for minibatch in PLAN.minibatches(EPISODES, BATCH, TARGETS, np.random.default_rng(0)):
-        assert len(minibatch) <= PLAN.minibatch_games // PLAN.microbatch_games
         for batch, targets in minibatch:
             assert batch.num_games == PLAN.microbatch_games
             seen += [tuple(row) for row, mask in zip(batch.action_tokens, batch.action_mask, strict=True) if mask.any()]
             assert not (targets.mask & ~batch.action_mask).any()
     wanted = [row[: mask.sum()] for row, mask in zip(BATCH.action_tokens, BATCH.action_mask, strict=True) if mask.any()]
     assert sorted(np.trim_zeros(row, "b").tolist() for row in map(np.array, seen)) == sorted(map(list, wanted))
+
+
+@pytest.mark.parametrize(("minibatch_games", "lengths"), [(2, [1, 1, 2]), (4, [2, 2]), (6, [4])])
+def test_minibatches_of_an_epoch_are_of_a_size(minibatch_games, lengths):
+    """Microbatches that are not full make no minibatch over: three and three games take four microbatches of two."""
+    plan = dataclasses.replace(PLAN, minibatch_games=minibatch_games)
+    minibatches = plan.minibatches(EPISODES[:6], BATCH, TARGETS, np.random.default_rng(0))
+    assert sorted(len(minibatch) for minibatch in minibatches) == lengths
 
 
 def test_padding_changes_nothing():
