@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from omar_jax.model.config import DecoderConfig
 from omar_jax.model.long_attention import MASKED, attend_blocks, plan
+from omar_jax.model.matmul import product, turned
 from omar_jax.types import GameBatch
 
 # Games of more tokens, T + R, are attended to in blocks. A training step of one game of 1408, 2432, 4864 and 9600
@@ -75,7 +76,7 @@ def _heads_last(x, groups):
 def _scores(query, key, visible):
     """query [N, K, G*Q, h], key [N, S, K, h], visible [N, Q, S] -> float32 scores [N, K, G*Q, S]."""
     groups = query.shape[2] // visible.shape[1]
-    scores = jnp.matmul(query, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
+    scores = product(query, key.transpose(0, 2, 3, 1))
     grouped = scores.reshape(*scores.shape[:2], groups, *visible.shape[1:])
     return jnp.where(visible[:, None, None], grouped, MASKED).reshape(scores.shape)
 
@@ -86,7 +87,7 @@ def _attend_forward(query, key, value, visible):
     top = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.matmul(weights.astype(value.dtype), value.transpose(0, 2, 1, 3)) / total
+    out = product(weights.astype(value.dtype), value.transpose(0, 2, 1, 3)) / total
     out = out.astype(query.dtype)
     return _heads_last(out, groups), (query, key, value, visible, out, top + jnp.log(total))
 
@@ -96,17 +97,17 @@ def _attend_backward(saved, gradient):
     groups, rows = query.shape[3], _heads_first(query)
     gradient = _heads_first(gradient)
     weights = jnp.exp(_scores(rows, key, visible) - log_total)
-    value_gradient = jnp.matmul(jnp.swapaxes(weights, 2, 3).astype(gradient.dtype), gradient)
-    weights_gradient = jnp.matmul(gradient, value.transpose(0, 2, 3, 1))
+    value_gradient = product(turned(gradient), weights.astype(gradient.dtype))
+    weights_gradient = product(gradient, value.transpose(0, 2, 3, 1))
     row_gradient = (gradient * out).sum(axis=-1, keepdims=True)
     scores_gradient = (weights * (weights_gradient - row_gradient)).astype(query.dtype)
-    query_gradient = jnp.matmul(scores_gradient, key.transpose(0, 2, 1, 3))
-    key_gradient = jnp.matmul(jnp.swapaxes(scores_gradient, 2, 3), rows)
-    to_key = (0, 2, 1, 3)
+    query_gradient = product(scores_gradient, key.transpose(0, 2, 1, 3))
+    key_gradient = product(turned(rows), scores_gradient)
+    to_key = (0, 3, 1, 2)
     return (
-        _heads_last(query_gradient, groups),
-        key_gradient.transpose(to_key),
-        value_gradient.transpose(to_key),
+        _heads_last(query_gradient.astype(query.dtype), groups),
+        key_gradient.astype(key.dtype).transpose(to_key),
+        value_gradient.astype(value.dtype).transpose(to_key),
         None,
     )
 

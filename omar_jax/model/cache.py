@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from omar_jax.model.attention import MASKED, within
 from omar_jax.model.config import DecoderConfig
+from omar_jax.model.matmul import product
 
 SHARED = -1
 EMPTY = -2
@@ -114,10 +115,10 @@ def extending(config: DecoderConfig, cache: Cache, marked: Cache, piece: Piece) 
         sees = visible & within(piece.positions, marked.positions, config.window(layer))
         n, e, k, g, h = query.shape
         rows = query.transpose(0, 2, 3, 1, 4).reshape(n, k, g * e, h)
-        scores = jnp.matmul(rows, keys, preferred_element_type=jnp.float32)
+        scores = product(rows, keys)
         scores = jnp.where(sees[:, None, None], scores.reshape(n, k, g, e, -1), MASKED).reshape(scores.shape)
-        out = jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(values.dtype), values)
-        return out.reshape(n, k, g, e, h).transpose(0, 3, 1, 2, 4), (keys, values)
+        out = product(jax.nn.softmax(scores, axis=-1).astype(values.dtype), values)
+        return out.astype(query.dtype).reshape(n, k, g, e, h).transpose(0, 3, 1, 2, 4), (keys, values)
 
     return attend
 
@@ -175,10 +176,10 @@ def speaking(
         sees_branch = branch_visible & within(positions, branch_positions, window)
 
         rows = query.transpose(0, 3, 4, 1, 2, 5).reshape(n, k, g * a * q, h)
-        past = jnp.matmul(rows, cache.keys[layer], preferred_element_type=jnp.float32)
+        past = product(rows, cache.keys[layer])
         past = jnp.where(sees_past[:, None, None], past.reshape(n, k, g, a, q, -1), MASKED)
         by_turn = query.transpose(0, 1, 3, 4, 2, 5).reshape(n, a, k, g * q, h)
-        own = jnp.matmul(by_turn, keys, preferred_element_type=jnp.float32)
+        own = product(by_turn, keys)
         own = jnp.where(sees_branch[:, :, None, None], own.reshape(n, a, k, g, q, -1), MASKED)
 
         own_top = own.max(axis=-1).transpose(0, 2, 3, 1, 4)  # [N, K, G, A, Q]
@@ -186,9 +187,9 @@ def speaking(
         past = jnp.exp(past - top[..., None])
         own = jnp.exp(own - top.transpose(0, 3, 1, 2, 4)[..., None])
         total = past.sum(axis=-1) + own.sum(axis=-1).transpose(0, 2, 3, 1, 4)
-        from_past = jnp.matmul(past.reshape(n, k, g * a * q, -1).astype(values.dtype), cache.values[layer])
+        from_past = product(past.reshape(n, k, g * a * q, -1).astype(values.dtype), cache.values[layer])
         from_past = from_past.reshape(n, k, g, a, q, h).transpose(0, 3, 4, 1, 2, 5)
-        from_own = jnp.matmul(own.reshape(n, a, k, g * q, -1).astype(values.dtype), values)
+        from_own = product(own.reshape(n, a, k, g * q, -1).astype(values.dtype), values)
         from_own = from_own.reshape(n, a, k, g, q, h).transpose(0, 1, 4, 2, 3, 5)
         out = (from_past + from_own) / total.transpose(0, 3, 4, 1, 2)[..., None]
         return out.astype(query.dtype), (keys, values)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from omar_jax.model.config import DecoderConfig, RopeScaling
 from omar_jax.model.lora import LORA_A, LORA_B, LoRA
+from omar_jax.model.matmul import multiply
 from omar_jax.sharding import GAMES, gather_rows, split
 from omar_jax.types import Params
 
@@ -81,18 +82,15 @@ class Projection(nn.Module):
     def __call__(self, x):
         """Projects x to [M, size]."""
 
-        def weight(name, init, *shape):
-            return self.param(name, init, shape).astype(x.dtype)
-
-        rows = x.shape[-1]
-        y = x @ weight("kernel", nn.initializers.normal(rows**-0.5), rows, self.size)
+        rows, normal = x.shape[-1], nn.initializers.normal(x.shape[-1] ** -0.5)
+        y = multiply(x, self.param("kernel", normal, (rows, self.size)))
         if self.use_bias:
-            y = y + weight("bias", nn.initializers.zeros, self.size)
+            y = y + self.param("bias", nn.initializers.zeros, (self.size,)).astype(x.dtype)
         if self.lora:
-            a = weight(LORA_A, nn.initializers.normal(rows**-0.5), rows, self.lora.rank)
-            b = weight(LORA_B, nn.initializers.zeros, self.lora.rank, self.size)
-            y = y + (x @ a) @ b * self.lora.scale
-        return y
+            a = self.param(LORA_A, normal, (rows, self.lora.rank))
+            b = self.param(LORA_B, nn.initializers.zeros, (self.lora.rank, self.size))
+            y = y + multiply(multiply(x, a).astype(x.dtype), b) * self.lora.scale
+        return y.astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -198,7 +196,7 @@ class Decoder(nn.Module):
         """Hidden [..., D] -> float32 vocabulary logits [..., V]."""
         table = self.embedding if self.config.tied_embeddings else self.unembedding
         table = gather_rows(table.astype(self.dtype), self.mesh)
-        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        return multiply(hidden.reshape(-1, hidden.shape[-1]), table, 1).reshape(*hidden.shape[:-1], -1)
 
     def value(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 values [...]: the critic."""

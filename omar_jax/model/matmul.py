@@ -1,0 +1,52 @@
+"""Matrix products that add up in float32, whatever their factors are stored in, and are rounded once.
+
+    y = multiply(x, w)         float32
+    gradients of x and w       products of the same kind, in the dtype of x and of w
+
+XLA's own product of two bfloat16 matrices is a bfloat16 one. TPUs and GPUs add it up in float32 all the same; a CPU
+with AVX512-BF16 has instructions only for the float32 one, and takes three to five times as long for the other. Sums
+over the rows of the left factor, as gradients of weights are, it knows in float32 alone, and slowly: see `turned`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# [..., M, D] by [..., D, F], both of one dtype -> float32 [..., M, F]; not for differentiating.
+product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def turned(x: jax.Array) -> jax.Array:
+    """x [..., M, D] -> [..., D, M] for a left factor; on a CPU written out, for XLA is slow where it multiplies x^T."""
+
+    def written(x):
+        return jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
+
+    return jax.lax.platform_dependent(x, cpu=written, default=lambda x: jnp.swapaxes(x, -1, -2))
+
+
+def _contract(a, b, axis):
+    """a [M, D] times b, summed over that axis of b, which is not transposed: XLA would take float32 for it."""
+    return jax.lax.dot_general(a, b, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def multiply(x: jax.Array, w: jax.Array, axis: int = 0) -> jax.Array:
+    """x [M, D] times w, rounded to x's dtype and summed over `axis`: [D, F], or [F, D] for 1 -> float32 [M, F]."""
+    return _contract(x, w.astype(x.dtype), axis)
+
+
+def _forward(x, w, axis):
+    return multiply(x, w, axis), (x, w)
+
+
+def _backward(axis, saved, gradient):
+    x, w = saved
+    gradient = gradient.astype(x.dtype)
+    of_x = _contract(gradient, w.astype(x.dtype), 1 - axis)
+    of_w = _contract(turned(gradient), x, 0) if axis else _contract(turned(x), gradient, 0)
+    return of_x.astype(x.dtype), of_w.astype(w.dtype)
+
+
+multiply.defvjp(_forward, _backward)
