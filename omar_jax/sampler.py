@@ -296,7 +296,7 @@ class Sampler:
             value = self.model.apply(params, hidden[:, :, -1], method="value")
             branches = kv.Branches(tuple(k for k, _ in kept), tuple(v for _, v in kept))
             heads = over_heads(self.model.mesh, config.kv_heads)
-            return jax.tree.map(lambda x: split(x, self.model.mesh, GAMES, None, heads), branches), logits, value
+            return jax.tree.map(lambda x: split(x, self.model.mesh, GAMES, heads), branches), logits, value
 
         def speak(j, logits, value, node, over, spoken):
             """Samples token j of every turn that is not over and notes it down."""

@@ -124,16 +124,19 @@ def extending(config: DecoderConfig, cache: Cache, marked: Cache, piece: Piece) 
 
 
 class Branches(NamedTuple):
-    """What the turns being spoken add to what they see: room for B = cue + action tokens each."""
+    """What the turns being spoken add to what they see: room for B = cue + action tokens each.
 
-    keys: tuple[jax.Array, ...]  # a layer: [N, A, K, h, B]
-    values: tuple[jax.Array, ...]  # a layer: [N, A, K, B, h]
+    Turns of all games are one axis, as they are multiplied: reshaped to that, each would be copied at every token.
+    """
+
+    keys: tuple[jax.Array, ...]  # a layer: [N * A, K, h, B]
+    values: tuple[jax.Array, ...]  # a layer: [N * A, K, B, h]
 
 
 def empty_branches(config: DecoderConfig, num_games: int, asked: int, room: int, dtype=jnp.float32) -> Branches:
     """Branch caches that hold nothing yet."""
-    keys = (num_games, asked, config.kv_heads, config.head_dim, room)
-    values = (num_games, asked, config.kv_heads, room, config.head_dim)
+    keys = (num_games * asked, config.kv_heads, config.head_dim, room)
+    values = (num_games * asked, config.kv_heads, room, config.head_dim)
     return Branches(*(tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for shape in (keys, values)))
 
 
@@ -169,8 +172,9 @@ def speaking(
 
     def attend(layer, query, key, value):
         n, a, q, k, g, h = query.shape
-        keys = jax.lax.dynamic_update_slice_in_dim(branches.keys[layer], key.transpose(0, 1, 3, 4, 2), written, 4)
-        values = jax.lax.dynamic_update_slice_in_dim(branches.values[layer], value.transpose(0, 1, 3, 2, 4), written, 3)
+        key, value = (x.reshape(n * a, q, k, h) for x in (key, value))
+        keys = jax.lax.dynamic_update_slice_in_dim(branches.keys[layer], key.transpose(0, 2, 3, 1), written, 3)
+        values = jax.lax.dynamic_update_slice_in_dim(branches.values[layer], value.transpose(0, 2, 1, 3), written, 2)
         window = config.window(layer)
         sees_past = past_visible[:, :, None, :] & within(positions, cache.positions[:, None, :], window)
         sees_branch = branch_visible & within(positions, branch_positions, window)
@@ -178,7 +182,7 @@ def speaking(
         rows = query.transpose(0, 3, 4, 1, 2, 5).reshape(n, k, g * a * q, h)
         past = product(rows, cache.keys[layer])
         past = jnp.where(sees_past[:, None, None], past.reshape(n, k, g, a, q, -1), MASKED)
-        by_turn = query.transpose(0, 1, 3, 4, 2, 5).reshape(n, a, k, g * q, h)
+        by_turn = query.transpose(0, 1, 3, 4, 2, 5).reshape(n * a, k, g * q, h)
         own = product(by_turn, keys)
         own = jnp.where(sees_branch[:, :, None, None], own.reshape(n, a, k, g, q, -1), MASKED)
 
@@ -189,7 +193,7 @@ def speaking(
         total = past.sum(axis=-1) + own.sum(axis=-1).transpose(0, 2, 3, 1, 4)
         from_past = product(past.reshape(n, k, g * a * q, -1).astype(values.dtype), cache.values[layer])
         from_past = from_past.reshape(n, k, g, a, q, h).transpose(0, 3, 4, 1, 2, 5)
-        from_own = product(own.reshape(n, a, k, g * q, -1).astype(values.dtype), values)
+        from_own = product(own.reshape(n * a, k, g * q, -1).astype(values.dtype), values)
         from_own = from_own.reshape(n, a, k, g, q, h).transpose(0, 1, 4, 2, 3, 5)
         out = (from_past + from_own) / total.transpose(0, 3, 4, 1, 2)[..., None]
         return out.astype(query.dtype), (keys, values)
