@@ -27,7 +27,9 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
     config.lora.projections = ("query", "key", "value", "out", "gate", "up", "down")
 
     config.precision = ConfigDict()
-    config.precision.compute = "auto"  # bfloat16 on accelerators, float32 on the CPU
+    # auto: bfloat16 on accelerators, float32 on the CPU, where bfloat16 makes models as large as Gemma 3 270M faster if
+    # it has AVX512-BF16 or AMX.
+    config.precision.compute = "auto"
     config.precision.params = "float32"  # of weights that are trained; adapters always have float32
     config.precision.frozen = "auto"  # of the reference policy and of weights beside adapters; auto: as computed
     config.precision.momentum = "float32"  # of Adam's first moment
