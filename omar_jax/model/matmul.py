@@ -27,7 +27,7 @@ def turned(x: jax.Array) -> jax.Array:
 
 
 def _contract(a, b, axis):
-    """a [M, D] times b, summed over that axis of b, which is not transposed: XLA would take float32 for it."""
+    """a [M, D] times b as it lies, summed over that axis of b; if b were transposed, XLA would take float32."""
     return jax.lax.dot_general(a, b, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
 
 
