@@ -17,18 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 
 from benchmarks.conversation import episode, werewolf
 from benchmarks.measuring import QUICK, Spread, Table, alternate
-from benchmarks.play import Player
+from benchmarks.play import CONFIG, Player
 from benchmarks.update import microbatch, model_flops
 from omar_jax import experiment, runtime
 from omar_jax.model import cache as kv
 from omar_jax.model.hf import tensor_shapes
 from omar_jax.model.matmul import product
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/werewolf.py", "Whose model to measure.")
 GAMES = flags.DEFINE_integer("games", 4, "Games decoded at once.")
 SEATS = flags.DEFINE_integer("seats", 7, "Seats that speak at once.")
 PAST = flags.DEFINE_integer("past", 448, "Tokens said before.")
