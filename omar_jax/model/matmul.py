@@ -17,13 +17,17 @@ import jax.numpy as jnp
 product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
+def _transposed(x):
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _written_out(x):
+    return jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
+
+
 def turned(x: jax.Array) -> jax.Array:
     """x [..., M, D] -> [..., D, M] for a left factor; on a CPU written out, for XLA is slow where it multiplies x^T."""
-
-    def written(x):
-        return jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
-
-    return jax.lax.platform_dependent(x, cpu=written, default=lambda x: jnp.swapaxes(x, -1, -2))
+    return jax.lax.platform_dependent(x, cpu=_written_out, default=_transposed)
 
 
 def _contract(a, b, axis):
