@@ -7,7 +7,6 @@ and what XLA says of its memory is kept with its text (`compile_programs`), from
 
 import concurrent.futures
 import dataclasses
-import math
 import os
 import re
 import threading
@@ -190,7 +189,7 @@ def made_calls(run: Experiment, rehearsed: Rehearsal, processes: int) -> dict[Ca
     for room, count in sorted(rehearsed.microbatches.items()):
         made[Score(room)] = count
         made[Accumulate(room)] = ppo.epochs * count
-    made[Apply()] = ppo.epochs * math.ceil(rehearsed.fitting / ppo.minibatch_games)
+    made[Apply()] = ppo.epochs * run.plan.steps(rehearsed.fitting)
     return made
 
 

@@ -185,6 +185,10 @@ class MinibatchPlan:
         """The microbatch of these games of a batch (GameBatch or Targets)."""
         return layout.crop(arrays, games, self.microbatch_games, room)
 
+    def steps(self, num_games: int) -> int:
+        """Optimizer steps of an epoch of so many games."""
+        return math.ceil(num_games / self.minibatch_games)
+
     def minibatches(
         self, episodes: Sequence[Episode], batch: GameBatch, targets: Targets, generator: np.random.Generator
     ) -> Iterator[list[tuple[GameBatch, Targets]]]:
@@ -194,7 +198,7 @@ class MinibatchPlan:
         small and noisy minibatch, whose step is as long as any other's.
         """
         order = self.microbatches(episodes, generator)
-        steps = math.ceil(len(episodes) / self.minibatch_games)
+        steps = self.steps(len(episodes))
         for part in range(steps):
             yield [
                 (self.crop(batch, games, room), self.crop(targets, games, room))

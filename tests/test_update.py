@@ -109,6 +109,7 @@ def test_microbatches_of_several_buckets_add_up_to_the_whole(seed):
 def test_an_epoch_takes_every_game_once():
     seen = []
     for minibatch in PLAN.minibatches(EPISODES, BATCH, TARGETS, np.random.default_rng(0)):
+        assert len(minibatch) <= PLAN.minibatch_games // PLAN.microbatch_games
         for batch, targets in minibatch:
             assert batch.num_games == PLAN.microbatch_games
             seen += [tuple(row) for row, mask in zip(batch.action_tokens, batch.action_mask, strict=True) if mask.any()]

@@ -81,7 +81,6 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Projects x to [M, size]."""
-
         rows, normal = x.shape[-1], nn.initializers.normal(x.shape[-1] ** -0.5)
         y = multiply(x, self.param("kernel", normal, (rows, self.size)))
         if self.use_bias:
@@ -196,7 +195,7 @@ class Decoder(nn.Module):
         """Hidden [..., D] -> float32 vocabulary logits [..., V]."""
         table = self.embedding if self.config.tied_embeddings else self.unembedding
         table = gather_rows(table.astype(self.dtype), self.mesh)
-        return multiply(hidden.reshape(-1, hidden.shape[-1]), table, 1).reshape(*hidden.shape[:-1], -1)
+        return multiply(hidden.reshape(-1, hidden.shape[-1]), table, axis=1).reshape(*hidden.shape[:-1], -1)
 
     def value(self, hidden: jax.Array) -> jax.Array:
         """Hidden [..., D] -> float32 values [...]: the critic."""

@@ -119,7 +119,6 @@ def _scores(query, key, visible):
     return jnp.where(visible[:, None, None], grouped, MASKED).reshape(scores.shape)
 
 
-# Sums over many blocks are float32 whatever is summed.
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend_blocks(sees: Sees, query: jax.Array, key: jax.Array, value: jax.Array, plan: Plan) -> jax.Array:
     """Softmax attention over one stream, in which nobody sees a later token.
