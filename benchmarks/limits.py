@@ -12,6 +12,7 @@ token, and neither attention nor what is recomputed.
 
 import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -111,18 +112,19 @@ def main(argv):
     dtype = run.model.dtype
     read = bandwidth(LARGE // 16 if QUICK.value else LARGE)
     rate = matmul_rate(WIDE // 4 if QUICK.value else WIDE, dtype)
-    of_machine = Table("limits of the machine", ("bandwidth, GB/s", "numbers", "matmul rate, GFLOP/s"))
-    of_machine.add(**{"bandwidth, GB/s": read / 1e9, "numbers": dtype.name, "matmul rate, GFLOP/s": rate / 1e9})
+    name = Path(CONFIG.value.model.source).name
+    of_machine = Table(f"limits of the machine in {dtype.name}", ("bandwidth, GB/s", "matmul rate, GFLOP/s"))
+    of_machine.add(**{"bandwidth, GB/s": read / 1e9, "matmul rate, GFLOP/s": rate / 1e9})
 
     params = run.policy(*run.weights())
     seconds = decode_seconds(run, params)
     least, by = decode_limit(run, params, read, rate)
-    columns = ("model", "numbers", "decoding, ms a token", "its limit, ms", "by", "share", "update, GFLOP/s")
-    table = Table("share of the limits", (*columns, "share of the matmul rate"))
+    columns = ("model", "dtype", "decoding, ms a token", "its limit, ms", "by", "share", "update, GFLOP/s")
+    table = Table(f"share of the limits, {name} in {dtype.name}", (*columns, "share of the matmul rate"))
     gradient = update_rate(run, params)
     table.add(**{
-        "model": CONFIG.value.model.source,
-        "numbers": dtype.name,
+        "model": name,
+        "dtype": dtype.name,
         "decoding, ms a token": 1000 * float(np.median(seconds)),
         "its limit, ms": 1000 * least,
         "by": by,

@@ -29,9 +29,9 @@ from configs import werewolf as config_file
 from omar_jax import experiment, runtime
 from omar_jax.model.config import DecoderConfig, ModelError
 from omar_jax.model.decoder import Decoder, convert
+from omar_jax.settings import DTYPES
 
 TUNIX = ("google-tunix==0.1.7",)
-NUMBERS = ("float32", "bfloat16")
 
 DIALOGUES, LANES = 32, 2  # with Tunix
 GEMMA_GAMES, GEMMA_TOKENS = 4, 448  # with transformers
@@ -43,10 +43,10 @@ def against_tunix(table: Table) -> None:
     plan = dialogue(turns=6, action=32)
     params, piece = experiment.initial_params(Decoder(QWEN), 0), plan.rounds[0].told
     players = {}
-    for numbers in NUMBERS:
-        model = Decoder(QWEN, dtype=jnp.dtype(numbers))
+    for dtype in DTYPES:
+        model = Decoder(QWEN, dtype=jnp.dtype(dtype))
         weights = convert(params, model.dtype)
-        players[numbers] = Player.of(model, weights, plan, DIALOGUES // LANES, (1,), piece, smallest=64)
+        players[dtype] = Player.of(model, weights, plan, DIALOGUES // LANES, (1,), piece, smallest=64)
     sizes = {
         "num_layers": QWEN.layers, "vocab_size": QWEN.vocabulary, "embed_dim": QWEN.width, "hidden_dim": QWEN.mlp_width,
         "num_heads": QWEN.heads, "head_dim": QWEN.head_dim, "num_kv_heads": QWEN.kv_heads, "rope_theta": 1_000_000,
@@ -61,12 +61,12 @@ def against_tunix(table: Table) -> None:
 def against_transformers(table: Table) -> None:
     """With Gemma 3 270M by itself, without adapters."""
     plan, players = werewolf(7, GEMMA_TOKENS), {}
-    for numbers in NUMBERS:
+    for dtype in DTYPES:
         config = config_file.get_config("gemma3_270m")
-        config.lora.rank, config.precision.compute = 0, numbers
+        config.lora.rank, config.precision.compute = 0, dtype
         run = experiment.build(config)
         params, lanes = run.policy(*run.weights()), run.rollout.lanes
-        players[numbers] = Player.of(run.model, params, plan, GEMMA_GAMES // lanes, plan.asked, piece=64)
+        players[dtype] = Player.of(run.model, params, plan, GEMMA_GAMES // lanes, plan.asked, piece=64)
     rounds = [(len(r.asked), plan.seen(i) + plan.cue, r.action) for i, r in enumerate(plan.rounds)]
     task = {"model": str(run.folder), "games": GEMMA_GAMES, "rounds": rounds}
     add(table, "transformers", "Gemma 3 270M", players, plan, lanes, "transformers_generate", TORCH, task)
@@ -86,25 +86,25 @@ def add(
     """Measures a peer: all sides in turn, a row for each dtype, and one for the faster of each."""
     sides = {f"ours {n}": functools.partial(at_once, shared, player, plan, lanes) for n, player in players.items()}
     with contextlib.ExitStack() as stack:
-        for numbers in players:
-            side = peer(f"peer {numbers}", script, requirements, {**task, "numbers": numbers})
+        for dtype in players:
+            side = peer(f"peer {dtype}", script, requirements, {**task, "dtype": dtype})
             sides |= stack.enter_context(side)
         seconds = alternate(sides)
     if not any(side.startswith("peer") for side in seconds):  # --nopeers
         return
 
     def faster(of):
-        return min(players, key=lambda numbers: np.median(seconds[f"{of} {numbers}"]))
+        return min(players, key=lambda dtype: np.median(seconds[f"{of} {dtype}"]))
 
     games = lanes * next(iter(players.values())).sampler.shapes.games[0]
-    rows = [(numbers, numbers, numbers) for numbers in players]
+    rows = [(dtype, dtype, dtype) for dtype in players]
     for label, ours, theirs in [*rows, ("the faster of each", faster("ours"), faster("peer"))]:
         table.add(**{
             "peer": name,
             "model": model,
             "seats": plan.seats,
             "tokens of a game": plan.shared,
-            "numbers": label,
+            "dtype": label,
             "tokens/s": games * plan.spoken / float(np.median(seconds[f"ours {ours}"])),
             "the peer's": games * plan.spoken / float(np.median(seconds[f"peer {theirs}"])),
             "ratio": against(f"peer {theirs}", seconds, f"ours {ours}"),
@@ -114,7 +114,7 @@ def add(
 def main(argv):
     """All rows."""
     del argv
-    columns = ("peer", "model", "seats", "tokens of a game", "numbers", "tokens/s", "the peer's", "ratio")
+    columns = ("peer", "model", "seats", "tokens of a game", "dtype", "tokens/s", "the peer's", "ratio")
     table = Table("play against peers", columns)
     against_tunix(table)
     if not QUICK.value:

@@ -1,6 +1,6 @@
 """All measurements, one process after another; each is also a command of its own.
 
-    python -m benchmarks.run            about an hour and a half on two cores, peers' installation included
+    python -m benchmarks.run            some hours on two cores, peers' installation included
     python -m benchmarks.run --quick    a few minutes: the smallest sizes
     python -m benchmarks.run --nopeers  without other libraries
 
@@ -13,12 +13,12 @@ import sys
 from absl import app, flags
 
 from benchmarks import measuring
+from omar_jax.settings import DTYPES
 
 ALL = ("limits", "play", "play_peers", "update", "advantages", "growth", "shares")
 ONLY = flags.DEFINE_list("only", list(ALL), f"Which of {', '.join(ALL)}.")
 # Gemma 3 270M by itself, without adapters.
 GEMMA = ("--config=configs/werewolf.py:gemma3_270m", "--config.lora.rank=0")
-PRECISIONS = ("float32", "bfloat16")
 
 
 def main(argv):
@@ -30,7 +30,7 @@ def main(argv):
     options = [f"--repeats={measuring.REPEATS.value}", f"--out={measuring.OUT.value}"]
     commands = [[name] for name in ONLY.value]
     if "limits" in ONLY.value and not measuring.QUICK.value:
-        commands += [["limits", *GEMMA, f"--config.precision.compute={name}"] for name in PRECISIONS]
+        commands += [["limits", *GEMMA, f"--config.precision.compute={name}"] for name in DTYPES]
     flags_given = ["--quick"] * measuring.QUICK.value + ["--nopeers"] * (not measuring.PEERS.value)
     failed = []
     for name, *more in commands:

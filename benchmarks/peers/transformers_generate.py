@@ -1,7 +1,7 @@
 """transformers' generate in conversations: every turn's whole prompt is sent again, all who are asked in one batch.
 
 Reads a task as a line of JSON: {"model": a Hugging Face folder, "games": N, "rounds": [[seats asked, tokens of a
-prompt, tokens of a turn], ...], "numbers": dtype of weights, activations and cache}; then runs it at every line it
+prompt, tokens of a turn], ...], "dtype": that of weights, activations and cache}; then runs it at every line it
 gets and answers with the seconds.
 """
 
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 def main():
     """Waits for lines."""
     task = json.loads(sys.stdin.readline())
-    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=getattr(torch, task["numbers"])).eval()
+    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=getattr(torch, task["dtype"])).eval()
     torch.manual_seed(0)
 
     @torch.inference_mode()

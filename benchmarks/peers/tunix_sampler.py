@@ -1,7 +1,7 @@
 """google-tunix's own sampler in conversations: every turn's whole prompt is sent again, as its interface has it.
 
 Reads a task as a line of JSON: {"model": {sizes of a Qwen3}, "games": N, "prompts": [tokens of each turn's prompt],
-"action": tokens of a turn, "greedy": whether the likeliest token is taken, "numbers": dtype of weights, activations and
+"action": tokens of a turn, "greedy": whether the likeliest token is taken, "dtype": that of weights, activations and
 cache}; then runs it at every line it gets and answers with the seconds.
 """
 
@@ -37,7 +37,7 @@ class Numbers:
 def main():
     """Waits for lines."""
     task = json.loads(sys.stdin.readline())
-    dtype = jnp.dtype(task["numbers"])
+    dtype = jnp.dtype(task["dtype"])
     config = ModelConfig(**task["model"], dtype=dtype, param_dtype=dtype)
     longest = max(task["prompts"]) + task["action"]
     cache = CacheConfig(longest, config.num_layers, config.num_kv_heads, config.head_dim)
