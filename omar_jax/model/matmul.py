@@ -13,6 +13,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+# What `_row_by_row` is for: so few rows, and a matrix of so many numbers.
+FEW_ROWS, LARGE_MATRIX = 64, 2**20
+
 # [..., M, D] by [..., D, F], both of one dtype -> float32 [..., M, F]; not for differentiating.
 product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
@@ -32,7 +35,22 @@ def turned(x: jax.Array) -> jax.Array:
 
 def _contract(a, b, axis):
     """a [M, D] times b as it lies, summed over that axis of b; if b were transposed, XLA would take float32."""
-    return jax.lax.dot_general(a, b, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
+    dot = functools.partial(
+        jax.lax.dot_general, dimension_numbers=(((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    if axis == 1 and 1 < len(a) <= FEW_ROWS and b.size >= LARGE_MATRIX and a.dtype == jnp.float32:
+        return jax.lax.platform_dependent(a, b, cpu=_row_by_row, default=dot)
+    return dot(a, b)
+
+
+def _row_by_row(a, b):
+    """a [M, D] b^T [D, F] -> [M, F], written as sums over the products of rows.
+
+    XLA's CPU library makes of that a product with b as it lies; of a product it makes one that packs all of b first,
+    which takes longer than multiplying few rows with it. The order of the factors matters; so do rows in eights.
+    """
+    padding = -len(a) % 8 if len(a) > 4 else 0
+    return (b * jnp.pad(a, ((0, padding), (0, 0)))[:, None]).sum(axis=-1)[: len(a)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omar_jax.model.matmul import multiply, product
+from omar_jax.model.matmul import FEW_ROWS, LARGE_MATRIX, multiply, product
 
 RNG = np.random.default_rng(0)
 X, W, G = (RNG.normal(size=shape).astype(np.float32) for shape in ((5, 96), (96, 7), (5, 7)))
@@ -46,6 +46,31 @@ def test_products_of_bfloat16_stay_products_of_bfloat16(axis):
     products = [computation for computation in text.split("\n\n") if " dot(" in computation]
     factors = [set(re.findall(r"= (\w+)\[\S+ parameter\(", computation)) for computation in products]
     assert sorted(map(sorted, factors)) == [["bf16"], ["bf16"], ["f32"]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 28, FEW_ROWS, FEW_ROWS + 1])
+def test_few_rows_times_a_large_matrix(rows):
+    """Another way to the same sums: of 256 products, exact to 1e-4 of standard deviation 16, and so are gradients."""
+    x, w, g = (
+        RNG.normal(size=size).astype(np.float32) for size in ((rows, 256), (LARGE_MATRIX // 256, 256), (rows, 1))
+    )
+    y, backward = jax.vjp(lambda x, w: multiply(x, w, 1), x, w)
+    of_x, of_w = backward(jnp.broadcast_to(g, y.shape))
+    assert y.shape == (rows, len(w))
+    np.testing.assert_allclose(y, kept(x, "float32") @ kept(w, "float32").T, atol=1e-4)
+    np.testing.assert_allclose(of_x, kept(g, "float32") * kept(w, "float32").sum(axis=0), atol=1e-3)
+    np.testing.assert_allclose(of_w[7], (kept(g, "float32") * kept(x, "float32")).sum(axis=0), atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about a CPU's library")
+def test_few_rows_are_multiplied_by_the_library():
+    """As a loop of the compiler's own, the sums of `_row_by_row` would take ten times as long."""
+    x, w = jnp.zeros((28, 256)), jnp.zeros((LARGE_MATRIX // 256, 256))
+    text = jax.jit(lambda x, w: multiply(x, w, 1)).lower(x, w).compile().as_text()
+    computations = [computation for computation in text.split("\n\n") if " multiply(" in computation]
+    assert len(computations) == 1 and " reduce(" in computations[0]
+    name = re.match(r"%?(\S+) ", computations[0])[1]
+    assert re.search(rf"ynn_fusion\S* = .*calls=%?{re.escape(name)}\b", text), text
 
 
 def test_batches_of_matrices():
