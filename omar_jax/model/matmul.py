@@ -35,19 +35,15 @@ def turned(x: jax.Array) -> jax.Array:
 
 def _contract(a, b, axis):
     """a [M, D] times b as it lies, summed over that axis of b; if b were transposed, XLA would take float32."""
-    dot = functools.partial(
-        jax.lax.dot_general, dimension_numbers=(((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32
-    )
-    if axis == 1 and 1 < len(a) <= FEW_ROWS and b.size >= LARGE_MATRIX and a.dtype == jnp.float32:
-        return jax.lax.platform_dependent(a, b, cpu=_row_by_row, default=dot)
-    return dot(a, b)
+    return jax.lax.dot_general(a, b, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _row_by_row(a, b):
     """a [M, D] b^T [D, F] -> [M, F], written as sums over the products of rows.
 
     XLA's CPU library makes of that a product with b as it lies; of a product it makes one that packs all of b first,
-    which takes longer than multiplying few rows with it. The order of the factors matters; so do rows in eights.
+    which takes longer than multiplying few rows with it. It does so only where no second product uses a, and for b
+    as the first factor; and it likes rows in eights.
     """
     padding = -len(a) % 8 if len(a) > 4 else 0
     return (b * jnp.pad(a, ((0, padding), (0, 0)))[:, None]).sum(axis=-1)[: len(a)]
@@ -56,7 +52,10 @@ def _row_by_row(a, b):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def multiply(x: jax.Array, w: jax.Array, axis: int = 0) -> jax.Array:
     """x [M, D] times w, rounded to x's dtype and summed over `axis`: [D, F], or [F, D] for 1 -> float32 [M, F]."""
-    return _contract(x, w.astype(x.dtype), axis)
+    w, product_of = w.astype(x.dtype), functools.partial(_contract, axis=axis)
+    if axis == 1 and 1 < len(x) <= FEW_ROWS and w.size >= LARGE_MATRIX and x.dtype == jnp.float32:
+        return jax.lax.platform_dependent(x, w, cpu=_row_by_row, default=product_of)
+    return product_of(x, w)
 
 
 def _forward(x, w, axis):
