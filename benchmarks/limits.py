@@ -5,9 +5,9 @@
     python -m benchmarks.limits --config.precision.compute=bfloat16
 
 Bandwidth is that of reading a large array once; the matmul rate is that of large matrices of what the model computes
-in. A decoded token cannot take less than reading all weights once, nor than its multiplications: the larger of
-the two is its limit. The update's rate counts the multiplications of the model's matrices alone, three passes a
-token, and neither attention nor what is recomputed.
+in. A decoded token cannot take less than reading all weights once, nor than its multiplications, those with the keys
+and values of all the past included: the larger of the two is its limit. The update's rate counts the multiplications
+of the model's matrices alone, three passes a token, and neither attention nor what is recomputed.
 """
 
 import functools
@@ -76,7 +76,9 @@ def decode_limit(run: experiment.Experiment, params, bytes_a_second: float, rate
     past = 2 * config.layers * config.kv_heads * config.head_dim * PAST.value * GAMES.value * params_size(run)
     shapes = tensor_shapes(config).items()
     matrices = sum(math.prod(s) for name, s in shapes if len(s) == 2 and "embedding" not in name)
-    flops = 2 * rows * (matrices + config.vocabulary * config.width)
+    seen = [min(PAST.value, config.window(layer) or PAST.value) for layer in range(config.layers)]
+    attention = 2 * config.heads * config.head_dim * sum(seen)  # every key, and every value, with its weight
+    flops = 2 * rows * (matrices + config.vocabulary * config.width + attention)
     limits = {"bandwidth": (weights + past) / bytes_a_second, "matmul rate": flops / rate}
     by = max(limits, key=limits.get)
     return limits[by], by
