@@ -25,7 +25,7 @@ def _transposed(x):
 
 
 def _written_out(x):
-    return jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
+    return jax.lax.optimization_barrier(_transposed(x))
 
 
 def turned(x: jax.Array) -> jax.Array:
