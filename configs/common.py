@@ -48,7 +48,6 @@ def base(preset: str, presets: tuple[str, ...], file: str) -> ConfigDict:
     config.play.lanes = 0
     config.play.batch_eighths = (8, 6, 4)  # of batch_games: what a batch shrinks to as games end
     config.play.temperature = 1.0
-    config.play.generator = "threefry2x32"  # or "rbg": other words on other devices or in other batches
     config.play.transcript_tokens = (448,)  # cache sizes; a longer game is cut and trains nothing
     config.play.piece_tokens = 24  # written into the caches at once; a longer piece takes several calls
     config.play.cue_tokens = 16  # room for a question; role_card "cue" needs more, e.g. 96

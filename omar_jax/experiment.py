@@ -352,7 +352,7 @@ def assemble(
     player = dataclasses.replace(model, mesh=chosen.play)
     games, lanes = batches(config, chosen, on_cpu)
     shapes = sampler_shapes(config, env, chat, games, chosen.play)
-    sampler = Sampler(player, chat.ends, shapes, config.play.generator)
+    sampler = Sampler(player, chat.ends, shapes)
     ppo = config.ppo
     loss = PPOSettings(
         clip_low=ppo.clip_low,

@@ -52,7 +52,7 @@ class Rehearsal:
     Attributes:
       extends: calls by shape.
       decodes: calls by shape.
-      steps: tokens that `decode` reads one at a time, by shape and summed over its calls: its loop's iterations.
+      steps: tokens that `decode` samples one after another, by shape and summed over its calls: its loop's iterations.
       microbatches: of one epoch, by their sizes.
       games: played.
       fitting: of them, those that the layout holds.
@@ -127,7 +127,7 @@ class _NoModel:
             spoken.count[at] = len(says)
         call = Decode(cache.games, cache.room, shape[1])
         self.decodes[call] += 1
-        self.steps[call] += int(spoken.count.max()) - 1  # the first token is drawn after the cue
+        self.steps[call] += int(spoken.count.max())
         self.spoken += int(spoken.count.sum() + ask.cue_count[ask.limit > 0].sum())
         return spoken
 

@@ -1,14 +1,15 @@
 """Two jitted calls that play: `extend` writes what was said into the cache, `decode` lets all asked seats speak.
 
-The life of a turn in `decode`: its cue is read in one pass (right-aligned, so that every turn of the batch writes
-the same branch slot from then on), a first token is sampled, and a while loop reads it and samples the next until
+The life of a turn in `decode`: its cue is read in one pass but for the last token (right-aligned, so that every turn
+of the batch writes the same branch slot from then on); a while loop reads the last token and samples the next until
 every asked seat has ended its turn or used up its tokens. The cache of the past is read-only all the while.
 
     branch slot   0 ............. Q            Q + J
     turn          . . cue cue cue action action . .
 
-Every random number is fold_in(key, game, turn, token), so a game's words depend on neither its neighbours in the
-batch nor on the order of play. Shapes come from short lists (`Shapes`), so that nothing compiles after warm-up.
+Every random number is of the key, the game, the turn and the token's number alone, so a game's words depend on neither
+its neighbours in the batch nor on the order of play. Shapes come from short lists (`Shapes`), so that nothing compiles
+after warm-up.
 """
 
 import dataclasses
@@ -163,6 +164,29 @@ def _find(masses, threshold):
     return below.sum(axis=-1), jnp.where(below, cumulative, 0).max(axis=-1)
 
 
+def _uniform(keys, turns, token, num_action):
+    """A number in [0, 1) for that token of each turn [N, A], of its game's key [N]: the bits of a key folded in."""
+
+    def bits(key, turn):
+        return jax.random.key_data(jax.random.fold_in(key, turn * num_action + token))[0]
+
+    return (jax.vmap(jax.vmap(bits, (None, 0)))(keys, turns) >> 8).astype(jnp.float32) * 2**-24
+
+
+def _pick(values, index):
+    """values [..., S] at index [...]. Few are compared: a gather takes longer to compile."""
+    return jnp.where(jnp.arange(values.shape[-1]) == index[..., None], values, 0).sum(axis=-1)
+
+
+def _draw_of_few(logits, uniform):
+    """One sample a row: logits [..., O], uniform [...] -> indices and log-probabilities [...]."""
+    top = logits.max(axis=-1)
+    masses = jnp.exp(logits - top[..., None])
+    total = masses.sum(axis=-1)
+    index, _ = _find(masses, uniform * total)
+    return index, _pick(logits, index) - top - jnp.log(total)
+
+
 def _draw(logits, uniform):
     """One sample a row: logits [..., V], uniform [...] -> ids and log-probabilities [...].
 
@@ -192,13 +216,9 @@ def _sample(logits, uniform, ask: Ask, node, temperature):
     allowed = jnp.take_along_axis(ask.legal_tokens, at_node, axis=2)[:, :, 0]  # [N, A, O]
     following = jnp.take_along_axis(ask.legal_next, at_node, axis=2)[:, :, 0]
     choice_logits = jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=-1)
-    choice, choice_log_prob = _draw(jnp.where(allowed != PADDING, choice_logits, IMPOSSIBLE), uniform)
-
-    def chosen(x):
-        return jnp.take_along_axis(x, choice[..., None], axis=-1)[..., 0]
-
-    token = jnp.where(ask.legal, chosen(allowed), free)
-    return token, jnp.where(ask.legal, choice_log_prob, free_log_prob), chosen(following)
+    choice, choice_log_prob = _draw_of_few(jnp.where(allowed != PADDING, choice_logits, IMPOSSIBLE), uniform)
+    token = jnp.where(ask.legal, _pick(allowed, choice), free)
+    return token, jnp.where(ask.legal, choice_log_prob, free_log_prob), _pick(following, choice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,17 +229,15 @@ class Sampler:
       model: the decoder.
       ends: the ids that end a turn.
       shapes: what play is compiled for.
-      generator: of random numbers. "threefry2x32" gives the same words whatever the devices and the batch.
     """
 
     model: Decoder
     ends: tuple[int, ...]
     shapes: Shapes
-    generator: str = "threefry2x32"
 
     def key(self, seed: int) -> jax.Array:
-        """A key of the sampler's generator."""
-        return jax.random.key(seed, impl=self.generator)
+        """A key whose numbers are the same whatever the devices and the batch."""
+        return jax.random.key(seed, impl="threefry2x32")
 
     def warm_up(self, params: Params) -> None:
         """Compiles every combination of shapes that play may come to, so that no iteration waits for one."""
@@ -277,30 +295,34 @@ class Sampler:
         config, num_cue, num_action = self.model.config, ask.cue.shape[2], self.shapes.action
         room = num_cue + num_action
         ends = jnp.asarray(self.ends, jnp.int32)
-        rows = jax.vmap(lambda game, turns: jax.vmap(lambda t: jax.random.fold_in(game, t))(turns))(
-            jax.vmap(lambda game: jax.random.fold_in(key, game))(ask.game), ask.turn
-        )
+        keys = jax.vmap(lambda game: jax.random.fold_in(key, game))(ask.game)
         slot = jnp.arange(room)
         first_slot = num_cue - ask.cue_count[..., None]  # [N, A, 1]
         branch_positions = ask.position[..., None] + slot - first_slot  # [N, A, B]
 
         def read(branches, tokens, written):
-            """Reads Q tokens of every turn at branch slot `written`; logits and value after the last."""
+            """Reads Q tokens of every turn at branch slot `written`. -> hidden [N, A, Q, D], the new branches."""
             at = written + jnp.arange(tokens.shape[2])
             visible = (slot >= first_slot)[:, :, None, :] & (slot <= at[:, None])
             positions = ask.position[..., None] + at - first_slot
             attend = kv.speaking(config, cache, branches, ask.seat, positions, written, visible, branch_positions)
             hidden, kept = self.model.apply(params, tokens, positions, attend)
-            logits = self.model.apply(params, hidden[:, :, -1], method="logits")
-            logits = split(logits, self.model.mesh, GAMES)  # each token is drawn in one place
-            value = self.model.apply(params, hidden[:, :, -1], method="value")
             branches = kv.Branches(tuple(k for k, _ in kept), tuple(v for _, v in kept))
             heads = over_heads(self.model.mesh, config.kv_heads)
-            return jax.tree.map(lambda x: split(x, self.model.mesh, GAMES, heads), branches), logits, value
+            return hidden, jax.tree.map(lambda x: split(x, self.model.mesh, GAMES, heads), branches)
 
-        def speak(j, logits, value, node, over, spoken):
-            """Samples token j of every turn that is not over and notes it down."""
-            uniform = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, j))))(rows)
+        def more(carry):
+            j, _, _, _, over, _ = carry
+            return (j < num_action) & ~over.all()
+
+        def step(carry):
+            """Reads the last token of every turn, samples token j where the turn is not over, and notes it down."""
+            j, branches, token, node, over, spoken = carry
+            hidden, branches = read(branches, token[..., None], num_cue - 1 + j)
+            logits = self.model.apply(params, hidden[:, :, 0], method="logits")
+            logits = split(logits, self.model.mesh, GAMES)  # each token is drawn in one place
+            value = self.model.apply(params, hidden[:, :, 0], method="value")
+            uniform = _uniform(keys, ask.turn, j, num_action)
             token, log_prob, node = _sample(logits, uniform, ask, node, temperature)
 
             def note(row, new):
@@ -313,22 +335,15 @@ class Sampler:
                 values=note(spoken.values, value),
                 count=spoken.count + ~over,
             )
-            return node, over | jnp.isin(token, ends) | (j + 1 >= ask.limit), spoken
-
-        def more(carry):
-            j, _, _, over, _ = carry
-            return (j < num_action) & ~over.all()
-
-        def step(carry):
-            j, branches, node, over, spoken = carry
-            last = jax.lax.dynamic_slice_in_dim(spoken.tokens, j - 1, 1, 2)
-            branches, logits, value = read(branches, last, num_cue + j - 1)
-            return j + 1, branches, *speak(j, logits, value, node, over, spoken)
+            over |= jnp.isin(token, ends) | (j + 1 >= ask.limit)
+            return j + 1, branches, token, node, over, spoken
 
         shape = ask.seat.shape
         branches = kv.empty_branches(config, *shape, room, self.model.dtype)
-        branches, logits, value = read(branches, ask.cue, 0)
+        if num_cue > 1:
+            _, branches = read(branches, ask.cue[:, :, :-1], 0)
         nothing = jnp.zeros((*shape, num_action))
         spoken = Spoken(nothing.astype(jnp.int32), nothing, nothing, jnp.zeros(shape, jnp.int32))
-        state = speak(0, logits, value, jnp.zeros(shape, jnp.int32), ask.limit == 0, spoken)
-        return jax.lax.while_loop(more, step, (jnp.int32(1), branches, *state))[-1]
+        node = jnp.zeros(shape, jnp.int32)
+        begin = (jnp.int32(0), branches, ask.cue[:, :, -1], node, ask.limit == 0, spoken)
+        return jax.lax.while_loop(more, step, begin)[-1]

@@ -42,13 +42,15 @@ def fresh(file_and_preset: str) -> ConfigDict:
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the defaults of the settings that are newer than it."""
+    """A stored configuration with the defaults of the settings that are newer than it, without those that are gone."""
     module = importlib.import_module(f"configs.{stored['environment']['name']}")
     preset = stored.get("preset", "")
 
     def filled(given, defaults):
-        nested = {k: filled(given[k], v) for k, v in defaults.items() if isinstance(v, Mapping) and k in given}
-        return {**defaults, **given, **nested}
+        kept = {
+            k: filled(given[k], v) if isinstance(v, Mapping) else given[k] for k, v in defaults.items() if k in given
+        }
+        return {**defaults, **kept}
 
     defaults = module.get_config(preset if preset in module.PRESETS else "").to_dict()
     return filled(stored, defaults)
@@ -143,7 +145,6 @@ def _wrong(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield from one_of("advantages.mode", ("hierarchical", "token", "turn", "return"))
     yield from one_of("advantages.turn_value", ("last", "first"))
     yield from one_of("advantages.whiten", ("global", "role", "none"))
-    yield from one_of("play.generator", ("threefry2x32", "rbg"))
     yield from one_of("model.weights", ("stored", "random"))
     for name in ("compute", "params", "frozen", "momentum"):
         yield from one_of(f"precision.{name}", (*(("auto",) if name in ("compute", "frozen") else ()), *DTYPES))

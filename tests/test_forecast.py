@@ -62,10 +62,10 @@ def played_calls(run, params):
             spoken = sampler.decode(params, cache, ask, key, temperature)
             call = programs.Decode(*ask.seat.shape[:1], cache.room, ask.seat.shape[1])
             calls[call] += 1
-            steps[call] += int(spoken.count.max()) - 1
+            steps[call] += int(spoken.count.max())
             return spoken
 
-    noting = Noting(sampler.model, sampler.ends, sampler.shapes, sampler.generator)
+    noting = Noting(sampler.model, sampler.ends, sampler.shapes)
     rollout = type(run.rollout)(run.env, run.chat, noting, run.rollout.role_card)
     games = [
         Game(number, environment_seed(run.config.seed, number), lambda dealt: [0] * len(dealt))

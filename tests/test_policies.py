@@ -101,9 +101,10 @@ def test_a_run_with_an_at_in_its_name_is_itself(tmp_path):
         find(workdir)
 
 
-def test_a_run_stored_before_newer_settings_has_their_defaults(workdir):
+def test_a_run_stored_with_older_settings_has_todays(workdir):
     stored = json.loads((workdir / "config.json").read_text())
-    del stored["filter"], stored["play"]["generator"], stored["cold_start"]["dialogues"]
+    del stored["filter"], stored["play"]["lanes"], stored["cold_start"]["dialogues"]
+    stored["play"]["forgotten"] = 1
     (workdir / "config.json").write_text(json.dumps(stored))
     assert find(f"{workdir}@cold_start").origin == find("cold_start").origin
 

@@ -94,7 +94,7 @@ def test_every_round_is_a_call_that_turns_as_often_as_its_longest_turn_is_long()
         max(len(turn.action) for e in episodes if r < rounds(e) for turn in e.steps[r].turns.values())
         for r in range(longest)
     ]
-    assert found.steps.total() == sum(said) - longest  # the first token is drawn from the cue
+    assert found.steps.total() == sum(said)
     for calls in (found.extends, found.decodes):
         assert {call.games for call in calls} <= set(run.rollout.sampler.shapes.games)
 
@@ -129,7 +129,7 @@ def test_by_chance_every_speech_is_as_long_as_it_may_be():
     assert longer.decodes == found.decodes  # the same choices, in the same rounds
     whole = Decode(16, 512, 5)  # the first day: everybody speaks, then votes for a name of two tokens
     assert found.decodes[whole] == 2
-    assert (found.steps[whole], longer.steps[whole]) == (8 + 1, 18 + 1)
+    assert (found.steps[whole], longer.steps[whole]) == (9 + 2, 19 + 2)
     speeches, rest = divmod(longer.actions - found.actions, 10)
     assert speeches > 16 * 3 and rest == 0
     assert longer.tokens - found.tokens > longer.actions - found.actions  # they are heard, too
@@ -163,7 +163,7 @@ class Counting(Sampler):
         spoken = super().decode(params, cache, ask, key, temperature)
         self.decodes[call] += 1
         # The loop's turns, told by the last token that anybody said.
-        self.steps[call] += int(np.flatnonzero(np.asarray(spoken.tokens).any((0, 1)))[-1])
+        self.steps[call] += int(np.flatnonzero(np.asarray(spoken.tokens).any((0, 1)))[-1]) + 1
         return spoken
 
 
@@ -179,7 +179,7 @@ def test_a_model_s_games_said_again_make_the_same_calls():
     sampler.count()
     rollout = Rollout(run.env, chat, sampler)
     params = streams.random_params(sampler.model, seed=0)
-    played = games(run, 0, seed=0)[:2]
+    played = games(run, 0, seed=1)[:2]  # one ends first
     episodes, _ = rollout.play(played, [params], jax.random.key(0))
     again = rehearsal._NoModel(chat, shapes, episodes)
     same, _ = Rollout(run.env, chat, again).play(played, [{}], jax.random.key(0))
