@@ -34,6 +34,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.environment.speech_tokens = 24  # most of a speech
     config.environment.role_card = "private"  # or "cue": repeated in every question to the seat
 
+    if preset in ("", "smoke"):
+        config.play.batch_eighths = (8, 6)  # about two thirds of the games have a second day, and none a third
     if preset == "seven":
         config.cold_start.train = True  # the embedded cold start knows `five` alone
         config.model.weights = "random"
