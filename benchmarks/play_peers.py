@@ -66,7 +66,7 @@ def against_transformers(table: Table) -> None:
         config.lora.rank, config.precision.compute = 0, dtype
         run = experiment.build(config)
         params, lanes = run.policy(*run.weights()), run.rollout.lanes
-        players[dtype] = Player.of(run.model, params, plan, GEMMA_GAMES // lanes, plan.asked, piece=64)
+        players[dtype] = Player.of(run.model, params, plan, GEMMA_GAMES // lanes, plan.asked, plan.rounds[0].told)
     rounds = [(len(r.asked), plan.seen(i) + plan.cue, r.action) for i, r in enumerate(plan.rounds)]
     task = {"model": str(run.folder), "games": GEMMA_GAMES, "rounds": rounds}
     add(table, "transformers", "Gemma 3 270M", players, plan, lanes, "transformers_generate", TORCH, task)
