@@ -93,8 +93,8 @@ def reverse_scan(delta: jax.Array, decay: jax.Array) -> jax.Array:
     """Solves A_i = delta_i + decay_i A_{i+1} along the last axis, with A = 0 beyond the end.
 
     The recursion of GAE (arXiv 1506.02438, equation 16) for many sequences that stand one after the other: a
-    decay of 0 at a sequence's last element keeps the next sequence out. One element after the other: for so little work
-    a parallel scan is no faster, and takes longer to compile.
+    decay of 0 at a sequence's last element keeps the next sequence out. One element after the other: on a CPU a
+    parallel scan is slower, and takes longer to compile.
 
     Args:
       delta: [..., L] float32.
@@ -109,11 +109,12 @@ def reverse_scan(delta: jax.Array, decay: jax.Array) -> jax.Array:
     if delta.shape != decay.shape:
         raise ValueError(f"delta and decay must have one shape, got {delta.shape} and {decay.shape}")
 
-    def step(following, element):
-        advantage = element[0] + element[1] * following
+    def step(following, here):
+        delta, decay = here
+        advantage = delta + decay * following
         return advantage, advantage
 
-    elements = jnp.moveaxis(jnp.stack([delta, decay]), -1, 0)
+    elements = (jnp.moveaxis(delta, -1, 0), jnp.moveaxis(decay, -1, 0))
     _, advantages = jax.lax.scan(step, jnp.zeros_like(delta[..., 0]), elements, reverse=True)
     return jnp.moveaxis(advantages, 0, -1)
 
